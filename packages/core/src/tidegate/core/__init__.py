@@ -1,0 +1,1 @@
+"""What every Tidegate service shares: bus, settings, errors, telemetry, object store, gRPC server."""

@@ -1,0 +1,133 @@
+"""The event bus: producing events (aiokafka), topics (kafka-python's admin client)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError as AdminKafkaError
+from kafka.errors import TopicAlreadyExistsError
+
+from tidegate.contracts.codec import JSON, PROTOBUF, Event, Record, encode
+from tidegate.contracts.topics import DEAD_LETTER, TOPIC_BY_MESSAGE, TOPICS
+from tidegate.core.errors import Unavailable
+from tidegate.core.settings import KafkaSettings
+
+MESSAGE_BYTES_MAX: Final = 900_000
+RETRY_BACKOFF_MS: Final = 20
+
+log = structlog.get_logger(__name__)
+
+
+def create_topics(settings: KafkaSettings) -> list[str]:
+    """Create the topics that do not exist yet and return their full names; blocking, repeatable.
+
+    Raises:
+        Unavailable: The broker can't be reached.
+    """
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=settings.bootstrap.split(","), client_id="tidegate-topics")
+    except AdminKafkaError as error:
+        raise Unavailable(f"no Kafka broker at {settings.bootstrap}: {error}", code="BROKER_UNAVAILABLE") from error
+    created = []
+    try:
+        existing = set(admin.list_topics())
+        for topic in TOPICS:
+            name = topic.full_name(settings.topic_prefix)
+            if name in existing:
+                continue
+            wanted = NewTopic(name, settings.partition_count, 1, topic_configs=topic.broker_config())
+            try:
+                admin.create_topics([wanted])
+            except TopicAlreadyExistsError:
+                continue
+            created.append(name)
+    finally:
+        admin.close()
+    return created
+
+
+class EventProducer:
+    """Publishes events with acks=all and idempotence; use as ``async with``."""
+
+    def __init__(self, settings: KafkaSettings, *, client_id: str) -> None:
+        self._settings = settings
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=settings.bootstrap,
+            client_id=client_id,
+            acks="all",
+            enable_idempotence=True,
+            max_request_size=MESSAGE_BYTES_MAX,
+            retry_backoff_ms=RETRY_BACKOFF_MS,
+        )
+
+    async def __aenter__(self) -> EventProducer:
+        try:
+            await self._producer.start()
+        except KafkaError as error:
+            await self._producer.stop()
+            raise Unavailable(f"no Kafka broker at {self._settings.bootstrap}: {error}", code="BROKER_UNAVAILABLE") from error
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._producer.stop()
+
+    async def publish(self, event: Event, *, as_json: bool = False) -> None:
+        """Publish one event to the topic of its message; returns when the broker has it.
+
+        Raises:
+            Unavailable: The broker did not acknowledge it.
+        """
+        await self.publish_all([event], as_json=as_json)
+
+    async def publish_all(self, events: Iterable[Event], *, as_json: bool = False) -> None:
+        """Publish events in order; returns when the broker has all.
+
+        Raises:
+            Unavailable: The broker did not acknowledge one.
+        """
+        futures = []
+        for event in events:
+            topic = TOPIC_BY_MESSAGE[event.type].full_name(self._settings.topic_prefix)
+            record = encode(event, content_type=JSON if as_json else PROTOBUF)
+            futures.append(await self._send(topic, record))
+        await self._acknowledged(futures)
+
+    async def publish_record(self, topic: str, record: Record) -> None:
+        """Publish an encoded event to the topic named in full (the registry's outbox relay).
+
+        Raises:
+            Unavailable: The broker did not acknowledge it.
+        """
+        await self._acknowledged([await self._send(topic, record)])
+
+    async def dead_letter(self, record: Record, *, origin: str, error: str) -> None:
+        """Put a message that can't be handled aside, with its bytes and headers as they came.
+
+        Raises:
+            Unavailable: The broker did not acknowledge it.
+        """
+        extra = (("tidegate-error", error.encode()), ("tidegate-origin", origin.encode()))
+        set_aside = Record(key=record.key, value=record.value, headers=(*record.headers, *extra))
+        await self.publish_record(DEAD_LETTER.full_name(self._settings.topic_prefix), set_aside)
+
+    async def _send(self, topic: str, record: Record) -> asyncio.Future[object]:
+        try:
+            future: asyncio.Future[object] = await self._producer.send(
+                topic, value=record.value, key=record.key or None, headers=list(record.headers)
+            )
+        except KafkaError as error:
+            raise Unavailable(f"could not produce to {topic}: {error}", code="BROKER_UNAVAILABLE") from error
+        return future
+
+    async def _acknowledged(self, futures: list[asyncio.Future[object]]) -> None:
+        try:
+            for future in futures:
+                await future
+        except KafkaError as error:
+            raise Unavailable(f"the broker did not acknowledge: {error}", code="BROKER_UNAVAILABLE") from error

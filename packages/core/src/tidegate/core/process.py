@@ -1,0 +1,41 @@
+"""The life of a service process: run until a signal asks it to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from tidegate.core.errors import TidegateError
+
+log = structlog.get_logger(__name__)
+
+
+async def wait_for_signal() -> str:
+    """Return the name of the signal (SIGTERM or SIGINT) that asks the process to stop."""
+    loop = asyncio.get_running_loop()
+    asked: asyncio.Future[str] = loop.create_future()
+
+    def ask(name: str) -> None:
+        if not asked.done():
+            asked.set_result(name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask, number.name)
+    return await asked
+
+
+def run(serve: Callable[[], Awaitable[None]]) -> None:
+    """Run ``serve`` to its end; an error of ours ends the process with code 1 and one line, anything else with its trace."""
+    try:
+        asyncio.run(_as_coroutine(serve))
+    except TidegateError as error:
+        log.error("the service ends", code=error.code, error=str(error))
+        sys.exit(1)
+
+
+async def _as_coroutine(serve: Callable[[], Awaitable[None]]) -> None:
+    await serve()

@@ -1,0 +1,130 @@
+"""Consuming with faust: at-least-once, one handler for several topics, and the four kinds of error.
+
+Faust commits an offset when the loop below asks for the next event, so an event is committed only after its handler returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NoReturn
+
+import faust
+import structlog
+
+from tidegate.contracts.codec import Event, InvalidEvent, Record, decode
+from tidegate.contracts.topics import Topic
+from tidegate.core.bus import EventProducer
+from tidegate.core.clock import utc_now
+from tidegate.core.errors import Conflict, InvalidInput, Unavailable
+from tidegate.core.settings import KafkaSettings
+
+BACKOFF_FIRST_S: Final = 0.05
+BACKOFF_LONGEST_S: Final = 5.0
+CONFLICT_TRIES: Final = 10
+EXIT_CODE_UNEXPECTED: Final = 70
+
+Handler = Callable[[Event], Awaitable[None]]
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(app_id: str, kafka: KafkaSettings) -> faust.App:
+    """Return a faust app for embedding: no web server, no table changelogs of its own, offsets kept by the group ``app_id``."""
+    return faust.App(
+        app_id,
+        broker=f"aiokafka://{kafka.bootstrap.replace(',', ';')}",
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        broker_session_timeout=10,
+        broker_heartbeat_interval=2,
+        broker_commit_every=1,
+        broker_commit_interval=0.5,
+        consumer_auto_offset_reset="earliest",
+        stream_ack_cancelled_tasks=False,
+        stream_ack_exceptions=False,
+        stream_wait_empty=False,
+    )
+
+
+def consume(
+    app: faust.App,
+    topics: Sequence[Topic],
+    handle: Handler,
+    *,
+    kafka: KafkaSettings,
+    producer: EventProducer,
+) -> None:
+    """Have ``handle`` get every event of ``topics``, in order per partition.
+
+    Messages that are no events, and events whose handler raises InvalidInput, go to the dead-letter topic; Unavailable is
+    retried for ever with a bounded back-off; Conflict is retried a few times; anything else ends the process.
+    """
+    names = [topic.full_name(kafka.topic_prefix) for topic in topics]
+    channel = app.topic(*names, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+
+    async def agent(stream: Any) -> None:
+        async for item in stream.events():
+            await _handle_one(item, handle, producer)
+
+    app.agent(channel, name="-".join([app.conf.id, *(topic.name for topic in topics)]))(agent)
+
+
+async def _handle_one(item: Any, handle: Handler, producer: EventProducer) -> None:
+    message = item.message
+    headers = message.headers.items() if isinstance(message.headers, dict) else message.headers or ()
+    record = Record(
+        key=bytes(message.key or b""),
+        value=bytes(message.value or b""),
+        headers=tuple((str(name), bytes(raw or b"")) for name, raw in headers),
+    )
+    origin = f"{message.topic}/{message.partition}/{message.offset}"
+    try:
+        event = decode(
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            value=record.value,
+            headers=record.headers,
+            received_time=utc_now(),
+        )
+        await retrying(lambda: handle(event), what=origin)
+    except InvalidEvent as error:
+        await _set_aside(producer, record, origin, f"{error.code}: {error}")
+    except InvalidInput as error:
+        await _set_aside(producer, record, origin, f"{error.code}: {error}")
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        log.exception("handler failed unexpectedly, the process ends", origin=origin)
+        exit_unexpected()
+
+
+async def _set_aside(producer: EventProducer, record: Record, origin: str, error: str) -> None:
+    log.warning("message set aside", origin=origin, error=error)
+    await retrying(lambda: producer.dead_letter(record, origin=origin, error=error), what=origin)
+
+
+async def retrying(call: Callable[[], Awaitable[None]], *, what: str) -> None:
+    """Await ``call`` until it is not Unavailable; a Conflict is retried CONFLICT_TRIES times."""
+    backoff_s = BACKOFF_FIRST_S
+    conflicts = 0
+    while True:
+        try:
+            return await call()
+        except Unavailable as error:
+            log.warning("unavailable, trying again", what=what, error=str(error), backoff_s=backoff_s)
+        except Conflict as error:
+            conflicts += 1
+            if conflicts >= CONFLICT_TRIES:
+                raise
+            log.info("conflict, deciding again", what=what, error=str(error))
+        await asyncio.sleep(backoff_s)
+        backoff_s = min(2 * backoff_s, BACKOFF_LONGEST_S)
+
+
+def exit_unexpected() -> NoReturn:
+    """End the process at once, without committing offsets: the supervisor starts it again."""
+    os._exit(EXIT_CODE_UNEXPECTED)
