@@ -159,7 +159,7 @@ class ApprovalPolicy(_message.Message):
     MINOR_FIELD_NUMBER: _builtins.int
     PIPELINE_FIELD_NUMBER: _builtins.int
     major: _builtins.int
-    """For MAJOR."""
+    """For MAJOR (default 1)."""
     minor: _builtins.int
     """For MINOR."""
     pipeline: _builtins.int
@@ -167,15 +167,17 @@ class ApprovalPolicy(_message.Message):
     def __init__(
         self,
         *,
-        major: _builtins.int = ...,
+        major: _builtins.int | None = ...,
         minor: _builtins.int = ...,
         pipeline: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_major", b"_major", "major", b"major"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["major", b"major", "minor", b"minor", "pipeline", b"pipeline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_major", b"_major", "major", b"major", "minor", b"minor", "pipeline", b"pipeline"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__major: _TypeAlias = _typing.Literal["major"]  # noqa: Y015
+    _WhichOneofArgType__major: _TypeAlias = _typing.Literal["_major", b"_major"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__major) -> _WhichOneofReturnType__major | None: ...
 
 Global___ApprovalPolicy: _TypeAlias = ApprovalPolicy  # noqa: Y015
 
@@ -447,16 +449,18 @@ class RolloutPolicy(_message.Message):
         on_minor: Global___StrategyPolicy | None = ...,
         on_pipeline: Global___StrategyPolicy | None = ...,
         deadline_s: _builtins.float = ...,
-        settle_s: _builtins.float = ...,
+        settle_s: _builtins.float | None = ...,
         holdback: _builtins.float = ...,
         on_breach: _builtins.str = ...,
         mid_rollout: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["on_first", b"on_first", "on_major", b"on_major", "on_minor", b"on_minor", "on_pipeline", b"on_pipeline"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_settle_s", b"_settle_s", "on_first", b"on_first", "on_major", b"on_major", "on_minor", b"on_minor", "on_pipeline", b"on_pipeline", "settle_s", b"settle_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_s", b"deadline_s", "holdback", b"holdback", "mid_rollout", b"mid_rollout", "on_breach", b"on_breach", "on_first", b"on_first", "on_major", b"on_major", "on_minor", b"on_minor", "on_pipeline", b"on_pipeline", "settle_s", b"settle_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_settle_s", b"_settle_s", "deadline_s", b"deadline_s", "holdback", b"holdback", "mid_rollout", b"mid_rollout", "on_breach", b"on_breach", "on_first", b"on_first", "on_major", b"on_major", "on_minor", b"on_minor", "on_pipeline", b"on_pipeline", "settle_s", b"settle_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__settle_s: _TypeAlias = _typing.Literal["settle_s"]  # noqa: Y015
+    _WhichOneofArgType__settle_s: _TypeAlias = _typing.Literal["_settle_s", b"_settle_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__settle_s) -> _WhichOneofReturnType__settle_s | None: ...
 
 Global___RolloutPolicy: _TypeAlias = RolloutPolicy  # noqa: Y015
 
@@ -490,15 +494,17 @@ class StrategyPolicy(_message.Message):
         *,
         strategy: _builtins.str = ...,
         steps: _abc.Iterable[_builtins.float] | None = ...,
-        bake_s: _builtins.float = ...,
+        bake_s: _builtins.float | None = ...,
         shadow: Global___ShadowPolicy | None = ...,
         approval: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["shadow", b"shadow"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bake_s", b"_bake_s", "bake_s", b"bake_s", "shadow", b"shadow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "bake_s", b"bake_s", "shadow", b"shadow", "steps", b"steps", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bake_s", b"_bake_s", "approval", b"approval", "bake_s", b"bake_s", "shadow", b"shadow", "steps", b"steps", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__bake_s: _TypeAlias = _typing.Literal["bake_s"]  # noqa: Y015
+    _WhichOneofArgType__bake_s: _TypeAlias = _typing.Literal["_bake_s", b"_bake_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bake_s) -> _WhichOneofReturnType__bake_s | None: ...
 
 Global___StrategyPolicy: _TypeAlias = StrategyPolicy  # noqa: Y015
 

@@ -23,42 +23,43 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from tidegate.v1 import policy_pb2 as tidegate_dot_v1_dot_policy__pb2
 from tidegate.v1 import values_pb2 as tidegate_dot_v1_dot_values__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tidegate/v1/rollout_events.proto\x12\x0btidegate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tidegate/v1/values.proto\"\xc0\x03\n\x0eRolloutCommand\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x04verb\x18\x02 \x01(\x0e\x32 .tidegate.v1.RolloutCommand.Verb\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nrollout_id\x18\x04 \x01(\t\x12%\n\x07version\x18\x05 \x01(\x0b\x32\x14.tidegate.v1.Version\x12.\n\x04mode\x18\x06 \x01(\x0e\x32 .tidegate.v1.RolloutCommand.Mode\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\"\x94\x01\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\x0e\n\nVERB_START\x10\x01\x12\x0e\n\nVERB_PAUSE\x10\x02\x12\x0f\n\x0bVERB_RESUME\x10\x03\x12\x10\n\x0cVERB_PROMOTE\x10\x04\x12\x0e\n\nVERB_ABORT\x10\x05\x12\x10\n\x0cVERB_APPROVE\x10\x06\x12\x11\n\rVERB_ROLLBACK\x10\x07\":\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_NEXT\x10\x01\x12\r\n\tMODE_FULL\x10\x02\"k\n\x03\x41rm\x12%\n\x07version\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\"\n\x04role\x18\x02 \x01(\x0e\x32\x14.tidegate.v1.ArmRole\x12\x19\n\x11weight_millionths\x18\x03 \x01(\r\"\xa1\x01\n\x08\x45vidence\x12\r\n\x05guard\x18\x01 \x01(\t\x12\x0f\n\x07\x65_value\x18\x02 \x01(\x01\x12\x11\n\tthreshold\x18\x03 \x01(\x01\x12\x1a\n\x12\x63\x61ndidate_estimate\x18\x04 \x01(\x01\x12\x17\n\x0fstable_estimate\x18\x05 \x01(\x01\x12\x17\n\x0f\x63\x61ndidate_count\x18\x06 \x01(\x04\x12\x14\n\x0cstable_count\x18\x07 \x01(\x04\"\xd2\x03\n\x0bRolloutStep\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\'\n\tcandidate\x18\x04 \x01(\x0b\x32\x14.tidegate.v1.Version\x12$\n\x06stable\x18\x05 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x10\n\x08strategy\x18\x06 \x01(\t\x12!\n\x05phase\x18\x07 \x01(\x0e\x32\x12.tidegate.v1.Phase\x12\x12\n\nstep_index\x18\x08 \x01(\r\x12\x1e\n\x04\x61rms\x18\t \x03(\x0b\x32\x10.tidegate.v1.Arm\x12\x13\n\x0broute_epoch\x18\n \x01(\x04\x12\x16\n\x0eroute_revision\x18\x0b \x01(\x04\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\'\n\x08\x65vidence\x18\r \x03(\x0b\x32\x15.tidegate.v1.Evidence\x12\r\n\x05\x63\x61use\x18\x0e \x01(\t\x12\x17\n\x0fpolicy_revision\x18\x0f \x01(\x04\x12\x30\n\x0c\x64\x65\x63ided_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x62reached_guard\x18\x11 \x01(\t\"\x83\x01\n\x08RouteArm\x12%\n\x07version\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\"\n\x04role\x18\x02 \x01(\x0e\x32\x14.tidegate.v1.ArmRole\x12\x19\n\x11weight_millionths\x18\x03 \x01(\r\x12\x11\n\tendpoints\x18\x04 \x03(\t\"\xe6\x02\n\tRouteLine\x12\r\n\x05major\x18\x01 \x01(\r\x12#\n\x04\x61rms\x18\x02 \x03(\x0b\x32\x15.tidegate.v1.RouteArm\x12\x35\n\nassignment\x18\x03 \x01(\x0e\x32!.tidegate.v1.RouteLine.Assignment\x12\x0c\n\x04salt\x18\x04 \x01(\t\x12.\n\x10\x66\x61llback_version\x18\x05 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x12\n\ncontextual\x18\x06 \x01(\t\x12-\n\x0fpreview_version\x18\x07 \x01(\x0b\x32\x14.tidegate.v1.Version\"m\n\nAssignment\x12\x1a\n\x16\x41SSIGNMENT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41SSIGNMENT_REQUEST\x10\x01\x12\x13\n\x0f\x41SSIGNMENT_UNIT\x10\x02\x12\x16\n\x12\x41SSIGNMENT_SESSION\x10\x03\"c\n\nRouteTable\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12%\n\x05lines\x18\x04 \x03(\x0b\x32\x16.tidegate.v1.RouteLine\"\x86\x01\n\x0cRouteApplied\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x04 \x03(\t\x12\x0f\n\x07missing\x18\x05 \x03(\t\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\x12\x12\n\nlatency_ms\x18\x07 \x01(\x01\"A\n\x0cRolloutState\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nstate_json\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\r*\xc9\x02\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_PENDING\x10\x01\x12\x12\n\x0ePHASE_STARTING\x10\x02\x12\x13\n\x0fPHASE_SHADOWING\x10\x03\x12\x12\n\x0ePHASE_STEPPING\x10\x04\x12\x17\n\x13PHASE_EXPERIMENTING\x10\x05\x12\x11\n\rPHASE_HOLDING\x10\x06\x12\x10\n\x0cPHASE_PAUSED\x10\x07\x12\x1b\n\x17PHASE_AWAITING_APPROVAL\x10\x08\x12\x12\n\x0ePHASE_SETTLING\x10\t\x12\x12\n\x0ePHASE_PROMOTED\x10\n\x12\x16\n\x12PHASE_ROLLING_BACK\x10\x0b\x12\x15\n\x11PHASE_ROLLED_BACK\x10\x0c\x12\x11\n\rPHASE_ABORTED\x10\r\x12\x14\n\x10PHASE_SUPERSEDED\x10\x0e*w\n\x07\x41rmRole\x12\x18\n\x14\x41RM_ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41RM_ROLE_STABLE\x10\x01\x12\x16\n\x12\x41RM_ROLE_CANDIDATE\x10\x02\x12\x13\n\x0f\x41RM_ROLE_SHADOW\x10\x03\x12\x10\n\x0c\x41RM_ROLE_ARM\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tidegate/v1/rollout_events.proto\x12\x0btidegate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tidegate/v1/policy.proto\x1a\x18tidegate/v1/values.proto\"\xc0\x03\n\x0eRolloutCommand\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x04verb\x18\x02 \x01(\x0e\x32 .tidegate.v1.RolloutCommand.Verb\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nrollout_id\x18\x04 \x01(\t\x12%\n\x07version\x18\x05 \x01(\x0b\x32\x14.tidegate.v1.Version\x12.\n\x04mode\x18\x06 \x01(\x0e\x32 .tidegate.v1.RolloutCommand.Mode\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\"\x94\x01\n\x04Verb\x12\x14\n\x10VERB_UNSPECIFIED\x10\x00\x12\x0e\n\nVERB_START\x10\x01\x12\x0e\n\nVERB_PAUSE\x10\x02\x12\x0f\n\x0bVERB_RESUME\x10\x03\x12\x10\n\x0cVERB_PROMOTE\x10\x04\x12\x0e\n\nVERB_ABORT\x10\x05\x12\x10\n\x0cVERB_APPROVE\x10\x06\x12\x11\n\rVERB_ROLLBACK\x10\x07\":\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_NEXT\x10\x01\x12\r\n\tMODE_FULL\x10\x02\"k\n\x03\x41rm\x12%\n\x07version\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\"\n\x04role\x18\x02 \x01(\x0e\x32\x14.tidegate.v1.ArmRole\x12\x19\n\x11weight_millionths\x18\x03 \x01(\r\"\xa1\x01\n\x08\x45vidence\x12\r\n\x05guard\x18\x01 \x01(\t\x12\x0f\n\x07\x65_value\x18\x02 \x01(\x01\x12\x11\n\tthreshold\x18\x03 \x01(\x01\x12\x1a\n\x12\x63\x61ndidate_estimate\x18\x04 \x01(\x01\x12\x17\n\x0fstable_estimate\x18\x05 \x01(\x01\x12\x17\n\x0f\x63\x61ndidate_count\x18\x06 \x01(\x04\x12\x14\n\x0cstable_count\x18\x07 \x01(\x04\"\xfc\x03\n\x0bRolloutStep\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\'\n\tcandidate\x18\x04 \x01(\x0b\x32\x14.tidegate.v1.Version\x12$\n\x06stable\x18\x05 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x10\n\x08strategy\x18\x06 \x01(\t\x12!\n\x05phase\x18\x07 \x01(\x0e\x32\x12.tidegate.v1.Phase\x12\x12\n\nstep_index\x18\x08 \x01(\r\x12\x1e\n\x04\x61rms\x18\t \x03(\x0b\x32\x10.tidegate.v1.Arm\x12\x13\n\x0broute_epoch\x18\n \x01(\x04\x12\x16\n\x0eroute_revision\x18\x0b \x01(\x04\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\'\n\x08\x65vidence\x18\r \x03(\x0b\x32\x15.tidegate.v1.Evidence\x12\r\n\x05\x63\x61use\x18\x0e \x01(\t\x12\x17\n\x0fpolicy_revision\x18\x0f \x01(\x04\x12\x30\n\x0c\x64\x65\x63ided_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x62reached_guard\x18\x11 \x01(\t\x12(\n\x06guards\x18\x12 \x01(\x0b\x32\x18.tidegate.v1.GuardPolicy\"\x83\x01\n\x08RouteArm\x12%\n\x07version\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\"\n\x04role\x18\x02 \x01(\x0e\x32\x14.tidegate.v1.ArmRole\x12\x19\n\x11weight_millionths\x18\x03 \x01(\r\x12\x11\n\tendpoints\x18\x04 \x03(\t\"\xe6\x02\n\tRouteLine\x12\r\n\x05major\x18\x01 \x01(\r\x12#\n\x04\x61rms\x18\x02 \x03(\x0b\x32\x15.tidegate.v1.RouteArm\x12\x35\n\nassignment\x18\x03 \x01(\x0e\x32!.tidegate.v1.RouteLine.Assignment\x12\x0c\n\x04salt\x18\x04 \x01(\t\x12.\n\x10\x66\x61llback_version\x18\x05 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x12\n\ncontextual\x18\x06 \x01(\t\x12-\n\x0fpreview_version\x18\x07 \x01(\x0b\x32\x14.tidegate.v1.Version\"m\n\nAssignment\x12\x1a\n\x16\x41SSIGNMENT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41SSIGNMENT_REQUEST\x10\x01\x12\x13\n\x0f\x41SSIGNMENT_UNIT\x10\x02\x12\x16\n\x12\x41SSIGNMENT_SESSION\x10\x03\"c\n\nRouteTable\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12%\n\x05lines\x18\x04 \x03(\x0b\x32\x16.tidegate.v1.RouteLine\"\x86\x01\n\x0cRouteApplied\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x04 \x03(\t\x12\x0f\n\x07missing\x18\x05 \x03(\t\x12\x10\n\x08\x63omplete\x18\x06 \x01(\x08\x12\x12\n\nlatency_ms\x18\x07 \x01(\x01\"A\n\x0cRolloutState\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nstate_json\x18\x02 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\r*\xc9\x02\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x11\n\rPHASE_PENDING\x10\x01\x12\x12\n\x0ePHASE_STARTING\x10\x02\x12\x13\n\x0fPHASE_SHADOWING\x10\x03\x12\x12\n\x0ePHASE_STEPPING\x10\x04\x12\x17\n\x13PHASE_EXPERIMENTING\x10\x05\x12\x11\n\rPHASE_HOLDING\x10\x06\x12\x10\n\x0cPHASE_PAUSED\x10\x07\x12\x1b\n\x17PHASE_AWAITING_APPROVAL\x10\x08\x12\x12\n\x0ePHASE_SETTLING\x10\t\x12\x12\n\x0ePHASE_PROMOTED\x10\n\x12\x16\n\x12PHASE_ROLLING_BACK\x10\x0b\x12\x15\n\x11PHASE_ROLLED_BACK\x10\x0c\x12\x11\n\rPHASE_ABORTED\x10\r\x12\x14\n\x10PHASE_SUPERSEDED\x10\x0e*w\n\x07\x41rmRole\x12\x18\n\x14\x41RM_ROLE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41RM_ROLE_STABLE\x10\x01\x12\x16\n\x12\x41RM_ROLE_CANDIDATE\x10\x02\x12\x13\n\x0f\x41RM_ROLE_SHADOW\x10\x03\x12\x10\n\x0c\x41RM_ROLE_ARM\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tidegate.v1.rollout_events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PHASE']._serialized_start=2102
-  _globals['_PHASE']._serialized_end=2431
-  _globals['_ARMROLE']._serialized_start=2433
-  _globals['_ARMROLE']._serialized_end=2552
-  _globals['_ROLLOUTCOMMAND']._serialized_start=109
-  _globals['_ROLLOUTCOMMAND']._serialized_end=557
-  _globals['_ROLLOUTCOMMAND_VERB']._serialized_start=349
-  _globals['_ROLLOUTCOMMAND_VERB']._serialized_end=497
-  _globals['_ROLLOUTCOMMAND_MODE']._serialized_start=499
-  _globals['_ROLLOUTCOMMAND_MODE']._serialized_end=557
-  _globals['_ARM']._serialized_start=559
-  _globals['_ARM']._serialized_end=666
-  _globals['_EVIDENCE']._serialized_start=669
-  _globals['_EVIDENCE']._serialized_end=830
-  _globals['_ROLLOUTSTEP']._serialized_start=833
-  _globals['_ROLLOUTSTEP']._serialized_end=1299
-  _globals['_ROUTEARM']._serialized_start=1302
-  _globals['_ROUTEARM']._serialized_end=1433
-  _globals['_ROUTELINE']._serialized_start=1436
-  _globals['_ROUTELINE']._serialized_end=1794
-  _globals['_ROUTELINE_ASSIGNMENT']._serialized_start=1685
-  _globals['_ROUTELINE_ASSIGNMENT']._serialized_end=1794
-  _globals['_ROUTETABLE']._serialized_start=1796
-  _globals['_ROUTETABLE']._serialized_end=1895
-  _globals['_ROUTEAPPLIED']._serialized_start=1898
-  _globals['_ROUTEAPPLIED']._serialized_end=2032
-  _globals['_ROLLOUTSTATE']._serialized_start=2034
-  _globals['_ROLLOUTSTATE']._serialized_end=2099
+  _globals['_PHASE']._serialized_start=2170
+  _globals['_PHASE']._serialized_end=2499
+  _globals['_ARMROLE']._serialized_start=2501
+  _globals['_ARMROLE']._serialized_end=2620
+  _globals['_ROLLOUTCOMMAND']._serialized_start=135
+  _globals['_ROLLOUTCOMMAND']._serialized_end=583
+  _globals['_ROLLOUTCOMMAND_VERB']._serialized_start=375
+  _globals['_ROLLOUTCOMMAND_VERB']._serialized_end=523
+  _globals['_ROLLOUTCOMMAND_MODE']._serialized_start=525
+  _globals['_ROLLOUTCOMMAND_MODE']._serialized_end=583
+  _globals['_ARM']._serialized_start=585
+  _globals['_ARM']._serialized_end=692
+  _globals['_EVIDENCE']._serialized_start=695
+  _globals['_EVIDENCE']._serialized_end=856
+  _globals['_ROLLOUTSTEP']._serialized_start=859
+  _globals['_ROLLOUTSTEP']._serialized_end=1367
+  _globals['_ROUTEARM']._serialized_start=1370
+  _globals['_ROUTEARM']._serialized_end=1501
+  _globals['_ROUTELINE']._serialized_start=1504
+  _globals['_ROUTELINE']._serialized_end=1862
+  _globals['_ROUTELINE_ASSIGNMENT']._serialized_start=1753
+  _globals['_ROUTELINE_ASSIGNMENT']._serialized_end=1862
+  _globals['_ROUTETABLE']._serialized_start=1864
+  _globals['_ROUTETABLE']._serialized_end=1963
+  _globals['_ROUTEAPPLIED']._serialized_start=1966
+  _globals['_ROUTEAPPLIED']._serialized_end=2100
+  _globals['_ROLLOUTSTATE']._serialized_start=2102
+  _globals['_ROLLOUTSTATE']._serialized_end=2167
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tidegate.v1 import policy_pb2 as _policy_pb2
 from tidegate.v1 import values_pb2 as _values_pb2
 import builtins as _builtins
 import sys
@@ -344,6 +345,7 @@ class RolloutStep(_message.Message):
     POLICY_REVISION_FIELD_NUMBER: _builtins.int
     DECIDED_TIME_FIELD_NUMBER: _builtins.int
     BREACHED_GUARD_FIELD_NUMBER: _builtins.int
+    GUARDS_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
     """The rollout."""
     model: _builtins.str
@@ -388,6 +390,10 @@ class RolloutStep(_message.Message):
     def decided_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the decision."""
 
+    @_builtins.property
+    def guards(self) -> _policy_pb2.GuardPolicy:
+        """What the monitor watches during this rollout."""
+
     def __init__(
         self,
         *,
@@ -408,10 +414,11 @@ class RolloutStep(_message.Message):
         policy_revision: _builtins.int = ...,
         decided_time: _timestamp_pb2.Timestamp | None = ...,
         breached_guard: _builtins.str = ...,
+        guards: _policy_pb2.GuardPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "decided_time", b"decided_time", "stable", b"stable"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "decided_time", b"decided_time", "guards", b"guards", "stable", b"stable"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "breached_guard", b"breached_guard", "candidate", b"candidate", "cause", b"cause", "decided_time", b"decided_time", "evidence", b"evidence", "model", b"model", "phase", b"phase", "policy_revision", b"policy_revision", "reason", b"reason", "rollout_id", b"rollout_id", "route_epoch", b"route_epoch", "route_revision", b"route_revision", "sequence", b"sequence", "stable", b"stable", "step_index", b"step_index", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "breached_guard", b"breached_guard", "candidate", b"candidate", "cause", b"cause", "decided_time", b"decided_time", "evidence", b"evidence", "guards", b"guards", "model", b"model", "phase", b"phase", "policy_revision", b"policy_revision", "reason", b"reason", "rollout_id", b"rollout_id", "route_epoch", b"route_epoch", "route_revision", b"route_revision", "sequence", b"sequence", "stable", b"stable", "step_index", b"step_index", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
