@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from google.protobuf import json_format, symbol_database
+from google.protobuf import descriptor_pool, json_format
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 
 from tidegate.contracts.topics import TOPIC_BY_MESSAGE
 from tidegate.v1 import (  # noqa: F401  (imported so that every message is in the symbol database)
@@ -25,8 +26,6 @@ TYPE_PREFIX: Final = "tidegate.v1."
 PROTOBUF: Final = "application/protobuf"
 JSON: Final = "application/json"
 EVENT_ID_NAMESPACE: Final = uuid.uuid5(uuid.NAMESPACE_DNS, "events.tidegate")
-
-_SYMBOLS = symbol_database.Default()
 
 
 class InvalidEvent(ValueError):  # noqa: N818  (named for what it is, as in arroyo)
@@ -121,10 +120,13 @@ def decode(
     headers: Iterable[tuple[str, bytes]] | Mapping[str, bytes] | None,
     received_time: datetime,
 ) -> Event:
-    """Return the event in a Kafka message; ``topic`` is the full name, ``received_time`` stands in for a missing ce_time.
+    """Return the event in a Kafka message; ``topic`` is the full name.
+
+    ``received_time`` stands in for a missing ce_time.
 
     Raises:
         InvalidEvent: The message lacks ``ce_type``, or its body is not the message that the type names.
+
     """
     attributes = _attributes(headers)
     message = _parse_body(attributes, value or b"")
@@ -153,14 +155,17 @@ def _attributes(headers: Iterable[tuple[str, bytes]] | Mapping[str, bytes] | Non
 def _parse_body(attributes: Mapping[str, str], value: bytes) -> Message:
     full_type = attributes.get("ce_type")
     if not full_type:
-        raise InvalidEvent("EVENT_TYPE_MISSING", "header ce_type is missing, expected the name of a tidegate.v1 message")
+        raise InvalidEvent(
+            "EVENT_TYPE_MISSING", "header ce_type is missing, expected the name of a tidegate.v1 message"
+        )
     name = full_type.removeprefix(TYPE_PREFIX)
     topic = TOPIC_BY_MESSAGE.get(name)
     if topic is None:
-        raise InvalidEvent("EVENT_TYPE_UNKNOWN", f"header ce_type is {full_type!r}, which names no event of the contract")
+        raise InvalidEvent(
+            "EVENT_TYPE_UNKNOWN", f"header ce_type is {full_type!r}, which names no event of the contract"
+        )
     content_type = attributes.get("content-type", PROTOBUF).partition(";")[0].strip().lower()
-    message = _SYMBOLS.pool.FindMessageTypeByName(TYPE_PREFIX + name)
-    instance: Message = _message_class(message)()
+    instance: Message = GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(TYPE_PREFIX + name))()
     try:
         if content_type == JSON and topic.accepts_json:
             json_format.Parse(value, instance, ignore_unknown_fields=True)
@@ -171,12 +176,6 @@ def _parse_body(attributes: Mapping[str, str], value: bytes) -> Message:
             "BODY_UNREADABLE", f"the body ({len(value)} bytes, {content_type}) is not a {name}: {error}"
         ) from None
     return instance
-
-
-def _message_class(descriptor: object) -> type[Message]:
-    from google.protobuf.message_factory import GetMessageClass
-
-    return GetMessageClass(descriptor)  # type: ignore[arg-type,no-any-return,unused-ignore]
 
 
 def _parse_time(text: str | None, received_time: datetime) -> datetime:

@@ -38,6 +38,7 @@ def parse_version(text: str) -> Version:
 
     Raises:
         ValueError: ``text`` is not three decimal numbers without leading zeros.
+
     """
     match = _VERSION.fullmatch(text)
     if match is None:
@@ -66,6 +67,7 @@ def parse_model_resource(name: str) -> str:
 
     Raises:
         ValueError: ``name`` has another form.
+
     """
     prefix, _, model = name.partition("/")
     if prefix != "models" or not is_model(model):
@@ -78,6 +80,7 @@ def parse_version_name(name: str) -> tuple[str, Version | str]:
 
     Raises:
         ValueError: ``name`` has another form.
+
     """
     by_version = re.fullmatch(rf"models/({MODEL_PATTERN})/versions/({VERSION_PATTERN})", name)
     if by_version is not None:
@@ -93,6 +96,7 @@ def parse_reference(reference: str) -> str:
 
     Raises:
         ValueError: ``reference`` has another form.
+
     """
     model, _, rest = reference.partition("@")
     name = f"models/{model}/versions/{rest}" if _VERSION.fullmatch(rest) else f"models/{model}@{rest}"

@@ -55,9 +55,7 @@ COMMANDS: Final = Topic(name="commands", messages=("RolloutCommand",), writer="d
 ROLLOUTS: Final = Topic(name="rollouts", messages=("RolloutStep", "RouteApplied"), writer="deployer")
 ROLLOUT_STATE: Final = Topic(name="rollout-state", messages=("RolloutState",), writer="deployer", compacted=True)
 ROUTES: Final = Topic(name="routes", messages=("RouteTable",), writer="deployer", compacted=True)
-PREDICTIONS: Final = Topic(
-    name="predictions", messages=("PredictionBatch",), writer="monitor", retention_ms=DAY_MS
-)
+PREDICTIONS: Final = Topic(name="predictions", messages=("PredictionBatch",), writer="monitor", retention_ms=DAY_MS)
 OUTCOMES: Final = Topic(
     name="outcomes", messages=("OutcomeBatch",), writer="applications", retention_ms=30 * DAY_MS, accepts_json=True
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Self
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -29,6 +29,7 @@ def create_topics(settings: KafkaSettings) -> list[str]:
 
     Raises:
         Unavailable: The broker can't be reached.
+
     """
     try:
         admin = KafkaAdminClient(bootstrap_servers=settings.bootstrap.split(","), client_id="tidegate-topics")
@@ -66,12 +67,14 @@ class EventProducer:
             retry_backoff_ms=RETRY_BACKOFF_MS,
         )
 
-    async def __aenter__(self) -> EventProducer:
+    async def __aenter__(self) -> Self:
         try:
             await self._producer.start()
         except KafkaError as error:
             await self._producer.stop()
-            raise Unavailable(f"no Kafka broker at {self._settings.bootstrap}: {error}", code="BROKER_UNAVAILABLE") from error
+            raise Unavailable(
+                f"no Kafka broker at {self._settings.bootstrap}: {error}", code="BROKER_UNAVAILABLE"
+            ) from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -82,6 +85,7 @@ class EventProducer:
 
         Raises:
             Unavailable: The broker did not acknowledge it.
+
         """
         await self.publish_all([event], as_json=as_json)
 
@@ -90,6 +94,7 @@ class EventProducer:
 
         Raises:
             Unavailable: The broker did not acknowledge one.
+
         """
         futures = []
         for event in events:
@@ -103,6 +108,7 @@ class EventProducer:
 
         Raises:
             Unavailable: The broker did not acknowledge it.
+
         """
         await self._acknowledged([await self._send(topic, record)])
 
@@ -111,6 +117,7 @@ class EventProducer:
 
         Raises:
             Unavailable: The broker did not acknowledge it.
+
         """
         extra = (("tidegate-error", error.encode()), ("tidegate-origin", origin.encode()))
         set_aside = Record(key=record.key, value=record.value, headers=(*record.headers, *extra))

@@ -55,7 +55,7 @@ def _packed(message: Any) -> AnyMessage:
     return packed
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Turns the errors of a servicer into rich statuses; anything unknown becomes INTERNAL and is logged."""
 
     async def intercept_service(
@@ -83,7 +83,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-
 
 
 def _unary(behaviour: Any, details: Any) -> Any:
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def call(request: Any, context: Any) -> Any:
         try:
             return await behaviour(request, context)
         except TidegateError as error:
@@ -98,7 +98,7 @@ def _unary(behaviour: Any, details: Any) -> Any:
 
 
 def _stream(behaviour: Any, details: Any) -> Any:
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def call(request: Any, context: Any) -> Any:
         try:
             async for response in behaviour(request, context):
                 yield response
@@ -126,7 +126,7 @@ class GrpcServer:
         )
         self.port = 0
         self._names = [*service_names]
-        self._health = health.aio.HealthServicer()
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # defined where grpc.aio exists
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         reflection.enable_server_reflection([*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], self.server)
 
@@ -135,6 +135,7 @@ class GrpcServer:
 
         Raises:
             Unavailable: The port is taken.
+
         """
         try:
             self.port = self.server.add_insecure_port(f"{host}:{port}")

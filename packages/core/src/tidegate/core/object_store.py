@@ -31,6 +31,7 @@ def parse_s3_uri(uri: str) -> tuple[str, str]:
 
     Raises:
         InvalidInput: ``uri`` has another form.
+
     """
     parts = urlsplit(uri)
     key = parts.path.lstrip("/")
@@ -89,6 +90,7 @@ class ObjectStore:
 
         Raises:
             InvalidInput: It is longer than ``limit_bytes`` (code OBJECT_TOO_LARGE).
+
         """
         bucket, key = parse_s3_uri(uri)
         return await asyncio.to_thread(_guard, self._read, bucket, key, limit_bytes)
@@ -98,6 +100,7 @@ class ObjectStore:
 
         Raises:
             InvalidInput: It is longer than ``limit_bytes`` (code OBJECT_TOO_LARGE).
+
         """
         bucket, key = parse_s3_uri(uri)
         return await asyncio.to_thread(_guard, self._download, bucket, key, path, limit_bytes)
@@ -155,7 +158,9 @@ class ObjectStore:
         return "sha256:" + sha256.hexdigest()
 
     def _put_file(self, key: str, path: Path, content_type: str) -> None:
-        self._client.fput_object(bucket_name=self.bucket, object_name=key, file_path=str(path), content_type=content_type)
+        self._client.fput_object(
+            bucket_name=self.bucket, object_name=key, file_path=str(path), content_type=content_type
+        )
 
     def _put_bytes(self, key: str, data: bytes, content_type: str) -> None:
         self._client.put_object(
@@ -173,9 +178,15 @@ def _guard(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return call(*args, **kwargs)
     except S3Error as error:
         if error.code in _ABSENT_CODES:
-            raise NotFound(f"s3://{error.bucket_name}/{error.object_name} does not exist", code="OBJECT_MISSING") from None
+            raise NotFound(
+                f"s3://{error.bucket_name}/{error.object_name} does not exist", code="OBJECT_MISSING"
+            ) from None
         if error.code in {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}:
-            raise InvalidInput(f"the object store refused: {error.code}: {error.message}", code="OBJECT_REFUSED") from None
-        raise Unavailable(f"the object store answered {error.code}: {error.message}", code="OBJECT_STORE_ERROR") from error
+            raise InvalidInput(
+                f"the object store refused: {error.code}: {error.message}", code="OBJECT_REFUSED"
+            ) from None
+        raise Unavailable(
+            f"the object store answered {error.code}: {error.message}", code="OBJECT_STORE_ERROR"
+        ) from error
     except (HTTPError, MinioException, ConnectionError) as error:
         raise Unavailable(f"the object store is away: {error}", code="OBJECT_STORE_UNAVAILABLE") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -130,7 +131,7 @@ def _strategy_faults(field: str, strategy: StrategyPolicy) -> Iterator[tuple[str
     if strategy.bake_s < 0:
         yield f"{field}.bake_s", f"is {strategy.bake_s}, expected at least 0 seconds"
     steps = list(strategy.steps)
-    rising = all(low < high for low, high in zip(steps, steps[1:], strict=False))
+    rising = all(low < high for low, high in itertools.pairwise(steps))
     if strategy.strategy == "canary" and not (rising and steps[0] > 0 and steps[-1] == 1.0):
         yield f"{field}.steps", f"are {steps}, expected shares that rise from above 0 to exactly 1.0"
 
@@ -161,9 +162,12 @@ def policy_from_yaml(text: str) -> Policy:
 
     Raises:
         InvalidInput: It is not YAML, not a mapping, or has a field that policies do not have.
+
     """
     if len(text) > POLICY_BYTES_MAX:
-        raise InvalidInput(f"the policy has {len(text)} characters, at most {POLICY_BYTES_MAX}", code="POLICY_TOO_LARGE")
+        raise InvalidInput(
+            f"the policy has {len(text)} characters, at most {POLICY_BYTES_MAX}", code="POLICY_TOO_LARGE"
+        )
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -29,11 +29,14 @@ async def wait_for_signal() -> str:
 
 
 def run(serve: Callable[[], Awaitable[None]]) -> None:
-    """Run ``serve`` to its end; an error of ours ends the process with code 1 and one line, anything else with its trace."""
+    """Run ``serve`` to its end.
+
+    An error of ours ends the process with code 1 and one line in the log, anything else with its trace.
+    """
     try:
         asyncio.run(_as_coroutine(serve))
     except TidegateError as error:
-        log.error("the service ends", code=error.code, error=str(error))
+        log.error("the service ends", code=error.code, error=str(error))  # noqa: TRY400  (the line says all)
         sys.exit(1)
 
 

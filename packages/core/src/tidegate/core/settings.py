@@ -17,7 +17,9 @@ class KafkaSettings(BaseSettings):
 
     bootstrap: str = Field("127.0.0.1:9092", description="Bootstrap servers, host:port, comma-separated.")
     topic_prefix: str = Field(DEFAULT_PREFIX, description="Prefix of every topic; keeps environments apart.")
-    partition_count: int = Field(DEFAULT_PARTITION_COUNT, description="Partitions of every topic, fixed at installation.")
+    partition_count: int = Field(
+        DEFAULT_PARTITION_COUNT, description="Partitions of every topic, fixed at installation."
+    )
 
 
 class ObjectStoreSettings(BaseSettings):

@@ -1,6 +1,7 @@
 """Consuming with faust: at-least-once, one handler for several topics, and the four kinds of error.
 
-Faust commits an offset when the loop below asks for the next event, so an event is committed only after its handler returned.
+Faust commits an offset when the loop below asks for the next event, so an event is committed only after its
+handler returned.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 
 def create_app(app_id: str, kafka: KafkaSettings) -> faust.App:
-    """Return a faust app for embedding: no web server, no table changelogs of its own, offsets kept by the group ``app_id``."""
+    """Return a faust app for embedding: no web server, no topics of its own; the group ``app_id`` keeps the offsets."""
     return faust.App(
         app_id,
         broker=f"aiokafka://{kafka.bootstrap.replace(',', ';')}",
@@ -59,8 +60,9 @@ def consume(
 ) -> None:
     """Have ``handle`` get every event of ``topics``, in order per partition.
 
-    Messages that are no events, and events whose handler raises InvalidInput, go to the dead-letter topic; Unavailable is
-    retried for ever with a bounded back-off; Conflict is retried a few times; anything else ends the process.
+    Messages that are no events, and events whose handler raises InvalidInput, go to the dead-letter topic;
+    Unavailable is retried for ever with a bounded back-off; Conflict is retried a few times; anything else ends the
+    process.
     """
     names = [topic.full_name(kafka.topic_prefix) for topic in topics]
     channel = app.topic(*names, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")

@@ -1,0 +1,102 @@
+# Everything starts here: `make help` lists it. The first run makes .tools/ (uv) and .venv/ by itself.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+UV := .tools/bin/uv
+RUN := .venv/bin/
+RUNTIME := runtimes/kserve-onnx
+SOURCES := packages services tests tools examples
+BREAKING_BASE := proto/baseline.binpb
+PYTEST_ARGS ?=
+
+export UV_PROJECT_ENVIRONMENT := .venv
+
+##@ The two commands
+.PHONY: demo test
+demo: setup ## Set up, start the real stack, deliver one model, roll one back, before your eyes.
+	$(RUN)tidegate demo
+
+test: setup ## Set up and run every test, with branch coverage.
+	$(RUN)coverage erase
+	$(RUN)pytest --cov --cov-branch --cov-report=term $(PYTEST_ARGS) tests
+
+##@ Parts of the tests
+.PHONY: test-unit test-contract test-integration test-e2e test-chaos
+test-unit test-contract test-integration test-e2e test-chaos: test-%: setup ## Run one tier of the tests.
+	$(RUN)pytest $(PYTEST_ARGS) tests/$*
+
+##@ Quality
+.PHONY: check lint types boundaries proto check-generated compose-check format
+check: lint types boundaries proto check-generated compose-check ## Everything that needs no running part.
+
+lint: setup ## Lint and formatting.
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+
+types: setup ## Static types, strict.
+	$(RUN)mypy packages services tools
+
+boundaries: setup ## Who may import whom.
+	$(RUN)lint-imports
+
+proto: setup ## Lint of the contract, and no breaking change against the committed baseline.
+	$(RUN)buf lint
+	$(RUN)buf format --diff --exit-code
+	$(RUN)buf breaking --against $(BREAKING_BASE)
+
+check-generated: setup ## The committed generated code is current.
+	$(RUN)python tools/check_generated.py
+
+compose-check: setup ## The compose file is valid, by the real Compose.
+	$(RUN)docker-compose --file docker-compose.yml --env-file deploy/compose.env.example config --quiet
+	@echo "docker-compose.yml is valid"
+
+format: setup ## Put the code in shape.
+	$(RUN)ruff check --fix .
+	$(RUN)ruff format .
+	$(RUN)buf format --write
+
+##@ The contract
+.PHONY: generate proto-baseline
+generate: setup ## Generate the Python code of proto/.
+	$(RUN)python tools/generate.py
+
+proto-baseline: setup ## Accept the contract as it is now as the baseline (at a release).
+	$(RUN)buf build --output $(BREAKING_BASE)
+
+##@ The embedded stack
+.PHONY: up down status
+up: setup ## Start the embedded stack.
+	$(RUN)tidegate up
+
+down: setup ## Stop it.
+	$(RUN)tidegate down
+
+status: setup ## Say how it is.
+	$(RUN)tidegate status
+
+##@ Set-up
+.PHONY: setup clean help
+setup: .venv/.synced $(RUNTIME)/.venv/.synced ## Make the environments (done by every target that needs them).
+
+$(UV):
+	@$(PYTHON) tools/check_platform.py
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.synced: $(UV) uv.lock pyproject.toml $(wildcard packages/*/pyproject.toml services/*/pyproject.toml)
+	$(UV) sync --frozen --quiet --python $(PYTHON)
+	@touch $@
+
+$(RUNTIME)/.venv/.synced: $(UV) $(RUNTIME)/uv.lock $(RUNTIME)/pyproject.toml
+	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --quiet --python $(PYTHON) --project $(RUNTIME)
+	@touch $@
+
+clean: ## Remove the environments and the data of the embedded stack (stop it first).
+	rm -rf .venv .tools .tidegate $(RUNTIME)/.venv
+
+help: ## List the targets.
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z%. -]*:.*##/ {split($$1, names, ":"); printf "  make %-18s %s\n", names[1], $$2}' $(MAKEFILE_LIST)
