@@ -13,6 +13,8 @@ BREAKING_BASE := proto/baseline.binpb
 PYTEST_ARGS ?=
 
 export UV_PROJECT_ENVIRONMENT := .venv
+# The interpreter that is here is the one that is used; nothing is fetched for it.
+export UV_PYTHON_DOWNLOADS := never
 
 ##@ The two commands
 .PHONY: demo test
