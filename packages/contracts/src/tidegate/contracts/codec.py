@@ -38,7 +38,10 @@ class InvalidEvent(ValueError):  # noqa: N818  (named for what it is, as in arro
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One event; ``message`` is a generated message of ``tidegate.v1``, ``time`` is aware UTC."""
+    """One event; ``message`` is a generated message of ``tidegate.v1``, ``time`` is aware UTC.
+
+    ``partition`` and ``offset`` say where a consumed event stood (-1: it was not consumed); they do not tell events apart.
+    """
 
     message: Message
     id: str
@@ -49,6 +52,8 @@ class Event:
     causation_id: str = ""
     sequence: int = 0
     traceparent: str = ""
+    partition: int = field(default=-1, compare=False)
+    offset: int = field(default=-1, compare=False)
 
     @property
     def type(self) -> str:
@@ -141,6 +146,8 @@ def decode(
         causation_id=attributes.get("ce_causationid", ""),
         sequence=_parse_sequence(attributes.get("ce_sequence")),
         traceparent=attributes.get("traceparent", ""),
+        partition=partition,
+        offset=offset,
     )
 
 
