@@ -14,13 +14,13 @@ import numpy as np
 
 from tidegate.monitor.judges import latency, two_sample
 from tidegate.monitor.judges.absolute import Absolute
+from tidegate.monitor.judges.evidence import evidence, slot
 from tidegate.monitor.judges.latency import (
     EMPTY,
     Histogram,
     Latency,
     add,
     exceedances,
-    quantile_us,
     thresholds_us,
     to_histogram,
 )
@@ -69,33 +69,6 @@ def decide(state: State, batch: Batch) -> Decision:
     if reached is not None:
         after_all = replace(after_all, step=replace(step, reached=True))
     return Decision(state=after_all, breaches=tuple(breaches), reached=reached, reason=_reason(breaches, reached))
-
-
-def evidence(rules: Rules, guard: Guard, state: GuardState, kind: Kind) -> Evidence:
-    """Return what ``guard`` knows against "no worse" now."""
-    process = state.concurrent if kind is Kind.CONCURRENT else state.absolute
-    e_value = 1.0 if process is None else to_e_value(process.log_e_value())
-    tally = state.tallies[_slot(kind)]
-    return Evidence(
-        guard=guard.metric,
-        kind=kind,
-        e_value=e_value,
-        threshold=rules.threshold(guard),
-        candidate_estimate=_estimate(guard, tally.candidate, tally.candidate_failures, tally.candidate_requests),
-        stable_estimate=_estimate(guard, tally.stable, tally.stable_failures, tally.stable_requests),
-        candidate_count=tally.candidate_requests,
-        stable_count=tally.stable_requests,
-    )
-
-
-def _slot(kind: Kind) -> int:
-    return 0 if kind is Kind.CONCURRENT else 1
-
-
-def _estimate(guard: Guard, histogram: Histogram, failures: int, requests: int) -> float:
-    if guard.metric == ERROR_RATE:
-        return failures / requests if requests else 0.0
-    return quantile_us(histogram, guard.quantile) / 1000.0
 
 
 def _next_step(step: StepState, batch: Batch) -> StepState:
@@ -260,7 +233,7 @@ def _move_promotion(guard: Guard, state: GuardState, pending: Pending, step: Ste
 
 
 def _count(guard: Guard, state: GuardState, batch: Batch, kind: Kind, fresh: Pending) -> GuardState:
-    tally = state.tallies[_slot(kind)]
+    tally = state.tallies[slot(kind)]
     bad = batch.candidate.failures if batch.concurrent else batch.candidate.broken
     counted = Tally(
         candidate_requests=tally.candidate_requests + batch.candidate.requests,

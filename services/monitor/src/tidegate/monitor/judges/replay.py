@@ -37,7 +37,7 @@ def make_inputs(process: Process, block: Pending, bounds: dict[str, float]) -> s
     """
     return canonical(
         {
-            "judge": _judge_name(process),
+            "judge": judge_name(process),
             "state": asdict(process),
             "bounds": bounds,
             "blocks": [None if one is None else [one.n_c, one.k_c, one.n_b, one.k_b] for one in block.blocks],
@@ -93,7 +93,8 @@ def _only(blocks: tuple[Block | None, ...]) -> Block:
     return block if block is not None else Block(n_c=0, k_c=0, n_b=0, k_b=0)
 
 
-def _judge_name(process: Process) -> str:
+def judge_name(process: Process) -> str:
+    """Return the name that :func:`read_process` takes."""
     match process:
         case Latency():
             return "latency"
