@@ -168,7 +168,8 @@ def _columns(table: pa.Table) -> Flights:
 
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:
-    return table[name].to_numpy()
+    numbers: np.ndarray = table[name].to_numpy()
+    return numbers
 
 
 def _codes(table: pa.Table, name: str) -> np.ndarray:
@@ -177,7 +178,7 @@ def _codes(table: pa.Table, name: str) -> np.ndarray:
 
 
 def _aircraft_codes(table: pa.Table) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the known types of aircraft, and each flight's code; what is not in the register gets the code after them."""
+    """Return the known types of aircraft, and each flight's code; an unknown type has the code after them."""
     types = pc.binary_join_element_wise(table["manufacturer"], table["model"], " ")
     names = sorted(name for name in pc.unique(types).to_pylist() if name is not None)
     codes = pc.fill_null(pc.index_in(types, pa.array(names)), len(names))

@@ -46,7 +46,7 @@ SMOOTHING_FLIGHTS: Final = 50.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedModel:
-    """A trained model: its ONNX bytes, and what it was trained and evaluated on; ``scores`` belong to ``evaluation``."""
+    """A trained model and what it was trained and evaluated on; ``scores`` belong to ``evaluation``."""
 
     name: str
     description: str

@@ -1,0 +1,5 @@
+"""The command line ``tidegate``."""
+
+from tidegate.client.cli.app import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,100 @@
+"""Calls to the services over gRPC: one channel an address, and their rich errors as ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from tidegate.core.errors import (
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    InvalidInput,
+    NotFound,
+    TidegateError,
+    Unavailable,
+)
+
+DEADLINE_S: Final = 10.0
+_KINDS: Final[dict[grpc.StatusCode, type[TidegateError]]] = {
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.ABORTED: Conflict,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
+}
+
+R = TypeVar("R")
+
+
+def call(method: Callable[..., R], request: Any, *, address: str, deadline_s: float = DEADLINE_S) -> R:
+    """Return the response of a unary call.
+
+    Raises:
+        TidegateError: The kind that the status names; Unavailable if nobody answers at ``address``.
+
+    """
+    try:
+        return method(request, timeout=deadline_s)
+    except grpc.RpcError as error:
+        raise from_rpc_error(error, address=address) from error
+
+
+def stream(method: Callable[..., Any], request: Any, *, address: str, deadline_s: float | None) -> Iterator[Any]:
+    """Yield the responses of a streaming call; the end of ``deadline_s`` ends it without an error.
+
+    Raises:
+        TidegateError: As :func:`call`.
+
+    """
+    responses = method(request, timeout=deadline_s)
+    try:
+        yield from responses
+    except grpc.RpcError as error:
+        if deadline_s is not None and _code(error) is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return
+        raise from_rpc_error(error, address=address) from error
+    finally:
+        responses.cancel()
+
+
+def from_rpc_error(error: Any, *, address: str) -> TidegateError:
+    """Return ``error`` as one of ours: kind by status, code by ErrorInfo, field by BadRequest, hint by its text."""
+    code = _code(error)
+    details = _details(error)
+    message, _, hint = (error.details() or code.name).partition("\nhint: ")
+    kind = _KINDS.get(code, TidegateError)
+    reason = next((detail.reason for detail in details if isinstance(detail, error_details_pb2.ErrorInfo)), code.name)
+    if kind is Unavailable and not details:
+        message = f"no answer from {address}: {message}"
+        hint = hint or "see `tidegate status`; `tidegate up` starts the embedded stack"
+    fields = [
+        violation.field
+        for detail in details
+        if isinstance(detail, error_details_pb2.BadRequest)
+        for violation in detail.field_violations
+    ]
+    return kind(message, code=reason, field=fields[0] if fields else "", hint=hint)
+
+
+def _code(error: Any) -> grpc.StatusCode:
+    code: grpc.StatusCode = error.code()
+    return code
+
+
+def _details(error: Any) -> list[Any]:
+    status = rpc_status.from_call(error)
+    found = []
+    for packed in status.details if status is not None else ():
+        for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest):
+            if packed.Is(kind.DESCRIPTOR):
+                detail = kind()
+                packed.Unpack(detail)
+                found.append(detail)
+    return found
