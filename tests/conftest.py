@@ -35,8 +35,9 @@ def kafka_jars() -> str:
 @pytest.fixture(scope="session")
 def kafka_broker(tmp_path_factory: pytest.TempPathFactory, kafka_jars: str) -> Iterator[str]:
     """Run a broker for the whole session; return ``host:port``."""
-    from tidegate.stack.child import free_ports, running
+    from tidegate.stack.child import running
     from tidegate.stack.kafka import prepare_kafka
+    from tidegate.stack.ports import free_ports
     from tidegate.stack.readiness import kafka_ready
 
     folder = tmp_path_factory.mktemp("kafka")
@@ -69,8 +70,9 @@ def bus_settings(kafka_broker: str) -> Iterator[KafkaSettings]:
 @pytest.fixture(scope="session")
 def object_store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreSettings]:
     """Run an S3 server for the whole session; return where it is and its keys (no bucket of its own)."""
-    from tidegate.stack.child import free_ports, running
+    from tidegate.stack.child import running
     from tidegate.stack.object_store import ensure_credentials, prepare_object_store
+    from tidegate.stack.ports import free_ports
     from tidegate.stack.readiness import object_store_ready
 
     folder = tmp_path_factory.mktemp("object-store")

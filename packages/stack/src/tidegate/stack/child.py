@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -20,18 +19,6 @@ from tidegate.stack.program import Program
 POLL_S: Final = 0.05
 LOG_TAIL_LINES: Final = 20
 _PR_SET_PDEATHSIG: Final = 1
-
-
-def free_ports(count: int) -> tuple[int, ...]:
-    """Return ``count`` different TCP ports of loopback that are free now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return tuple(each.getsockname()[1] for each in sockets)
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def log_tail(path: Path, line_count: int = LOG_TAIL_LINES) -> str:

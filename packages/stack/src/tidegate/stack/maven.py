@@ -120,7 +120,7 @@ def fetch_jars(
         registry={jar.path: f"sha256:{jar.sha256}" for jar in jars},
         retry_if_failed=RETRIES,
     )
-    _fetch_all(store, jars, url, progress)
+    _fetch_all(store, jars, url, progress if missing else lambda _done, _all: None)
     return tuple(folder / jar.path for jar in jars)
 
 

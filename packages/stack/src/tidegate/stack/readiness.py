@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Final
 
@@ -74,7 +76,7 @@ def object_store_ready(endpoint: str, credentials: Credentials) -> bool:
 
 def grpc_serving(address: str) -> bool:
     """Return whether the gRPC server at ``address`` says SERVING."""
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=ANSWER_S)
         except grpc.RpcError:
@@ -91,3 +93,17 @@ def socket_answers(path: Path) -> bool:
         except OSError:
             return False
     return True
+
+
+def http_answers(url: str) -> bool:
+    """Return whether an HTTP server answers there, whatever it says."""
+    # No proxy of the caller's stands between this machine and itself.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=ANSWER_S):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,209 @@
+"""The embedded stack: up, down, and how it is."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tidegate.core.clock import utc_now
+from tidegate.core.errors import Conflict, FailedPrecondition
+from tidegate.stack import leftovers, record
+from tidegate.stack.layout import Layout, runtimes_dir
+from tidegate.stack.machine import check_machine
+from tidegate.stack.maven import cache_dir, class_path, fetch_jars, read_lock, repository_url
+from tidegate.stack.object_store import ensure_credentials
+from tidegate.stack.parts import NAMES, SECOND, parts, programs
+from tidegate.stack.ports import DEFAULT_PORT_BASE, PortPlan, check_free
+from tidegate.stack.record import Record
+from tidegate.stack.reporter import Reporter, Silent
+from tidegate.stack.runtimes import ensure_runtimes
+from tidegate.stack.services import Site
+from tidegate.stack.shutdown import end_leftovers, stop_everything
+from tidegate.stack.startup import start_parts
+from tidegate.stack.supervisor import Supervisor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartStatus:
+    """How a part is: ``state`` is the supervisor's word in lower case, ``ready`` whether it answers."""
+
+    name: str
+    state: str
+    ready: bool
+    pid: int
+    port: int
+    up_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """How the stack is: ``running`` (all parts ready), ``degraded`` (not all), or ``stopped``."""
+
+    state: str
+    parts: tuple[PartStatus, ...] = ()
+
+
+class Stack:
+    """The stack of one data directory; ``names`` are the parts that it has (default: all)."""
+
+    def __init__(self, directory: Path, *, reporter: Reporter | None = None, names: Sequence[str] = NAMES) -> None:
+        self.layout = Layout.of(directory)
+        self._names = tuple(names)
+        self._reporter = reporter or Silent()
+        self._supervisor = Supervisor(self.layout)
+
+    def up(self, *, port_base: int | None = None) -> Record:
+        """Have every part run and return when all are ready; nothing happens to parts that are.
+
+        ``port_base``: None = as last time (at first 7400), 0 = ports that are free (the same as last time if they
+        still are). If a part does not come up, all that was started is stopped again; the logs stay.
+
+        Raises:
+            TidegateError: With a hint what to do.
+
+        """
+        check_machine()
+        self.layout.make()
+        with self._locked():
+            if self._supervisor.is_alive():
+                return self._complete(port_base)
+            if end_leftovers(self.layout):
+                self._reporter.say("ended what an earlier stack had left behind")
+            leftovers.remove_sockets(self.layout)
+            self.layout.make()
+            plan = self._choose_ports(port_base)
+            try:
+                self._start_supervisor(plan)
+                return self._start_parts(plan)
+            except BaseException:
+                self._stop(plan)
+                raise
+
+    def down(self) -> bool:
+        """Stop every part and every model server, also after the supervisor was killed; return whether anything ran."""
+        if not self.layout.root.is_dir():
+            return False
+        with self._locked():
+            return self._stop(record.load(self.layout))
+
+    def status(self) -> Status:
+        """Return how every part is."""
+        found = record.load(self.layout)
+        if found is None or not self._supervisor.is_alive():
+            return Status(state="degraded" if leftovers.marked(self.layout) else "stopped")
+        states = self._supervisor.states()
+        looked_at = parts(found.ports, ensure_credentials(self.layout.credentials))
+        statuses = tuple(
+            PartStatus(
+                name=name,
+                state=states[name].state.lower(),
+                ready=states[name].state == "RUNNING" and looked_at[name].is_ready(),
+                pid=states[name].pid,
+                port=looked_at[name].port,
+                up_s=_up_s(states[name].pid),
+                memory_bytes=_memory_bytes(states[name].pid),
+            )
+            for name in NAMES
+            if name in states
+        )
+        return Status(state="running" if all(part.ready for part in statuses) else "degraded", parts=statuses)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self.layout.lock.open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Conflict(
+                    f"the stack in {self.layout.root} is being started or stopped by another command",
+                    code="STACK_BUSY",
+                    hint="wait for that command to end",
+                ) from None
+            yield
+
+    def _choose_ports(self, port_base: int | None) -> Record:
+        earlier = record.load(self.layout)
+        if port_base is None:
+            port_base = earlier.port_base if earlier else DEFAULT_PORT_BASE
+        if port_base == 0:
+            same = earlier.ports if earlier and earlier.port_base == 0 and not earlier.ports.taken() else None
+            return Record(port_base=0, ports=same or PortPlan.free())
+        plan = Record(port_base=port_base, ports=PortPlan.from_base(port_base))
+        check_free(plan.ports)
+        return plan
+
+    def _start_supervisor(self, plan: Record) -> None:
+        tell = self._reporter
+        url = repository_url()
+        jars = fetch_jars(read_lock(), cache=cache_dir(), url=url, announce=tell.say, progress=tell.progress)
+        runtimes = runtimes_dir()
+        if set(SECOND) & set(self._names):
+            ensure_runtimes(runtimes, announce=tell.say)
+        tell.say("starting the event bus, the object store and the gateway")
+        credentials = ensure_credentials(self.layout.credentials)
+        site = Site(layout=self.layout, ports=plan.ports, credentials=credentials, runtimes_dir=runtimes)
+        wanted = [each for each in programs(site, class_path=class_path(jars)) if each.name in self._names]
+        self._supervisor.start(wanted)
+        record.save(self.layout, Record(port_base=plan.port_base, ports=plan.ports, running=True))
+
+    def _complete(self, port_base: int | None) -> Record:
+        """See that each part of a stack with a living supervisor runs."""
+        plan = record.load(self.layout)
+        if plan is None:
+            raise FailedPrecondition(
+                f"a stack runs in {self.layout.root}, but its stack.json is gone",
+                code="RECORD_MISSING",
+                hint="run `tidegate down` with the same --dir, then `tidegate up`",
+            )
+        if port_base is not None and port_base != plan.port_base:
+            raise FailedPrecondition(
+                f"the stack in {self.layout.root} runs already with --port-base {plan.port_base}, not {port_base}",
+                code="STACK_RUNNING",
+                hint="run `tidegate down` first, or choose another --dir",
+            )
+        if self.status().state == "running":
+            self._reporter.say("the stack runs already")
+            return plan
+        self._reporter.say("the stack runs in part; starting the rest")
+        return self._start_parts(plan)
+
+    def _start_parts(self, plan: Record) -> Record:
+        start_parts(
+            self._supervisor,
+            self.layout,
+            names=tuple(self._supervisor.states()),
+            ports=plan.ports,
+            credentials=ensure_credentials(self.layout.credentials),
+            reporter=self._reporter,
+        )
+        pids = {name: state.pid for name, state in self._supervisor.states().items()}
+        pids["supervisord"] = self._supervisor.pid()
+        done = Record(port_base=plan.port_base, ports=plan.ports, running=True, pids=pids)
+        record.save(self.layout, done)
+        return done
+
+    def _stop(self, plan: Record | None) -> bool:
+        ran = stop_everything(self._supervisor, self.layout, plan.ports if plan else None)
+        if plan:
+            record.save(self.layout, Record(port_base=plan.port_base, ports=plan.ports))
+        return ran
+
+
+def _up_s(pid: int) -> float:
+    try:
+        return max(0.0, utc_now().timestamp() - psutil.Process(pid).create_time()) if pid else 0.0
+    except psutil.Error:
+        return 0.0
+
+
+def _memory_bytes(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss) if pid else 0
+    except psutil.Error:
+        return 0
