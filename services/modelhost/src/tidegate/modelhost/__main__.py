@@ -1,0 +1,50 @@
+"""``python -m tidegate.modelhost``: settings, adapters, service, run."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from tidegate.core.grpc_server import GrpcServer
+from tidegate.core.object_store import ObjectStore
+from tidegate.core.process import run, wait_for_signal
+from tidegate.core.settings import ObjectStoreSettings
+from tidegate.core.telemetry import configure_logs
+from tidegate.modelhost.host import Host
+from tidegate.modelhost.service import SERVICE_NAME, ModelHostService
+from tidegate.modelhost.settings import ModelHostSettings
+from tidegate.v1 import modelhost_service_pb2_grpc as pb_grpc
+
+log = structlog.get_logger(__name__)
+
+
+async def serve() -> None:
+    """Serve until a signal asks to stop; live model servers go on."""
+    settings = ModelHostSettings()
+    configure_logs("modelhost", settings.log_level)
+    # The object store may come up later: a fetch that fails for that is tried again by the server's keeper.
+    host = Host(settings, ObjectStore(ObjectStoreSettings()))
+    server = GrpcServer(service_names=[SERVICE_NAME])
+    service = ModelHostService(host, runtimes_dir=settings.runtimes_dir)
+    pb_grpc.add_ModelHostServiceServicer_to_server(service, server.server)
+    await host.open()
+    port = await server.start(settings.host, settings.port)
+    await server.set_ready()
+    log.info("serving", port=port, sandbox=host.launcher.level.value, listen=settings.listen.value)
+    asked = asyncio.create_task(wait_for_signal())
+    await asyncio.wait([asked, host.failure], return_when=asyncio.FIRST_COMPLETED)
+    await server.stop()
+    await host.close()
+    if host.failure.done():
+        host.failure.result()
+    asked.cancel()
+
+
+def main() -> None:
+    """Run the service."""
+    run(serve)
+
+
+if __name__ == "__main__":
+    main()
