@@ -68,8 +68,8 @@ def publish_event(settings: KafkaSettings, event: Event) -> None:
 class EventReader:
     """Reads all partitions of ``topics``; use as ``with``.
 
-    ``since`` is a time, None (the beginning) or "now" (only what comes). Messages that are no events of the contract are
-    left out: the services put them on the dead-letter topic.
+    ``since`` is a time, None (the beginning) or "now" (only what comes). Messages that are no events of the contract
+    are left out: the services put them on the dead-letter topic.
     """
 
     def __init__(
