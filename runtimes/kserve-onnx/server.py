@@ -1,3 +1,4 @@
+# ruff: noqa: INP001  (a program, not a package)
 """Serves one version of one ONNX model by the Open Inference Protocol v2 (REST), on the KServe SDK and ONNX Runtime."""
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class OnnxModel(Model):
         """Return names, datatypes and shapes of the outputs; -1 is any length."""
         return [_metadata(tensor) for tensor in self._outputs.values()]
 
-    async def predict(self, payload: InferRequest, headers: dict[str, str] | None = None) -> InferResponse:
+    async def predict(self, payload: InferRequest, headers: dict[str, str] | None = None) -> InferResponse:  # noqa: ARG002
         """Return the outputs asked for (default: all); raises InvalidInput (400) or InferenceError (500)."""
         feed = self._feed(payload)
         names = [output.name for output in payload.request_outputs or ()] or list(self._outputs)

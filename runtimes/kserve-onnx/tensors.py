@@ -1,3 +1,4 @@
+# ruff: noqa: INP001  (a program, not a package)
 """Tensors between the Open Inference Protocol and ONNX Runtime: strict on the way in, finite on the way out."""
 
 from __future__ import annotations
@@ -44,15 +45,18 @@ def array_of(given: InferInput, expected: Any) -> np.ndarray[Any, Any]:
         wanted_shape = [length if isinstance(length, int) else -1 for length in lengths]
         raise InvalidInput(f"input {given.name!r} has shape {given.shape}, expected {wanted_shape}")
     try:
-        array = given.as_numpy() if given.data is None else _from_json(given, datatype)
-        if datatype == "BYTES":
-            texts = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel()]
-            array = np.array(texts, dtype=object).reshape(given.shape)
-        return array
+        return _binary(given, datatype) if given.data is None else _from_json(given, datatype)
     except InvalidInput:
         raise
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidInput(f"input {given.name!r} has data that do not fit: {error}") from error
+
+
+def _binary(given: InferInput, datatype: str) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = given.as_numpy()
+    if datatype != "BYTES":
+        return array
+    return np.array([item.decode() for item in array.ravel()], dtype=object).reshape(given.shape)
 
 
 def _from_json(given: InferInput, datatype: str) -> np.ndarray[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import structlog
 
@@ -32,13 +33,14 @@ async def serve() -> None:
     port = await server.start(settings.host, settings.port)
     await server.set_ready()
     log.info("serving", port=port, sandbox=host.launcher.level.value, listen=settings.listen.value)
-    asked = asyncio.create_task(wait_for_signal())
-    await asyncio.wait([asked, host.failure], return_when=asyncio.FIRST_COMPLETED)
+    signal = asyncio.create_task(wait_for_signal())
+    failure = asyncio.ensure_future(host.failure)
+    ends: list[asyncio.Future[Any]] = [signal, failure]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     await server.stop()
     await host.close()
-    if host.failure.done():
-        host.failure.result()
-    asked.cancel()
+    if failure.done():
+        failure.result()
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -27,7 +27,7 @@ class ArtifactCache:
         # One fetch of a digest at a time; the locks live as long as somebody waits.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def fetch(self, *, uri: str, digest: str, in_use: Set[str]) -> Path:
+    async def fetch(self, *, uri: str, digest: str, in_use: AbstractSet[str]) -> Path:
         """Return the file with the bytes of ``digest``; ``in_use`` are the digests that must stay.
 
         Raises:
@@ -38,7 +38,7 @@ class ArtifactCache:
         lock = self._locks.setdefault(digest, asyncio.Lock())
         async with lock:
             path = self._path(digest)
-            if not await self._is_cached(path, digest):
+            if not await asyncio.to_thread(_is_cached, path, digest):
                 await self._download(uri, path, digest)
             os.utime(path)  # the last use, for the pruning
             await asyncio.to_thread(self._prune, {*in_use, digest})
@@ -46,15 +46,6 @@ class ArtifactCache:
 
     def _path(self, digest: str) -> Path:
         return self._directory / digest.removeprefix("sha256:")
-
-    async def _is_cached(self, path: Path, digest: str) -> bool:
-        if not path.is_file():
-            return False
-        found = await asyncio.to_thread(digest_of_file, path)
-        if found != digest:
-            log.warning("a cached artifact was changed; it is fetched again", path=str(path), found=found)
-            path.unlink()
-        return found == digest
 
     async def _download(self, uri: str, path: Path, digest: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +59,7 @@ class ArtifactCache:
         finally:
             fetched.unlink(missing_ok=True)
 
-    def _prune(self, keep: Set[str]) -> None:
+    def _prune(self, keep: AbstractSet[str]) -> None:
         """Remove the artifacts unused for longest until the cache fits."""
         files = sorted(self._directory.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
         total = 0
@@ -80,3 +71,13 @@ class ArtifactCache:
                 log.info("artifact pruned", artifact=path.name)
             else:
                 total += size
+
+
+def _is_cached(path: Path, digest: str) -> bool:
+    if not path.is_file():
+        return False
+    found = digest_of_file(path)
+    if found != digest:
+        log.warning("a cached artifact was changed; it is fetched again", path=str(path), found=found)
+        path.unlink()
+    return found == digest

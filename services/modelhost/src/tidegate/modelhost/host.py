@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import structlog
 
@@ -65,7 +65,9 @@ class Host:
             self._keep(keeper, asyncio.create_task(keeper.adopt()))
 
     async def start(self, spec: Spec) -> Server:
-        """See that a server with ``spec`` runs, and return it as it is now; a failed one stays failed until it is stopped.
+        """See that a server with ``spec`` runs, and return it as it is now.
+
+        A failed one stays failed until it is stopped: who asks again must see why.
 
         Raises:
             FailedPrecondition: The id runs something else, the sandbox level can't be reached, or the host is full.
@@ -150,7 +152,7 @@ class Host:
         self._state_file.save(keeper.server for keeper in self._keepers.values())
 
 
-def _lock(data_dir: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _lock(data_dir: Path) -> IO[str]:
     data_dir.mkdir(parents=True, exist_ok=True)
     stream = (data_dir / "lock").open("w")
     try:

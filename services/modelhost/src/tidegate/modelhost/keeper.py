@@ -40,7 +40,6 @@ READY_POLL_S: Final = 0.1
 MEASURE_INTERVAL_S: Final = 5.0
 INBOX_MAX: Final = 64
 REASON_LINES: Final = 12
-READINESS_PATH_DEFAULT: Final = "/v2/health/ready"
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +68,6 @@ class Keeper:
         self._popen: subprocess.Popen[bytes] | None = None
         self._launch: asyncio.Task[None] | None = None
         self._measured_at = 0.0
-        self._readiness_path = READINESS_PATH_DEFAULT
 
     async def run(self, first: Decision | None = None) -> None:
         """Run until the server is forgotten; ``first`` is a decision made before the keeper began."""
@@ -116,7 +114,7 @@ class Keeper:
                 await self.measure()
                 self._ports.launcher.cut_log(server.spec)
             return Observed(time=utc_now(), is_alive=True, is_ready=True)
-        is_ready = await probe.is_ready(server.endpoint, self._readiness_path)
+        is_ready = await probe.is_ready(server.endpoint, server.readiness_path)
         if is_ready:
             await self.measure()
         return Observed(time=utc_now(), is_alive=True, is_ready=is_ready, log_tail="" if is_ready else tail())
@@ -156,7 +154,6 @@ class Keeper:
         spec = self.server.spec
         try:
             runtime = load_runtime(self._ports.runtimes_dir, spec.runtime)
-            self._readiness_path = runtime.readiness_path
             model_path = await self._ports.artifacts.fetch(
                 uri=spec.artifact_uri, digest=spec.artifact_digest, in_use=self._ports.digests_in_use()
             )

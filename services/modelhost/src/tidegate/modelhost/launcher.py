@@ -8,7 +8,7 @@ import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import psutil
 
@@ -74,12 +74,17 @@ class Launcher:
         )
         environment = {**_ENVIRONMENT, processes.MARK_NAME: self.mark(spec.server_id)}
         if self._bubblewrap is not None:
-            command = self._contain(self._bubblewrap, command, runtime, model_path, spec.server_id, environment)
+            command = self._bubblewrap.wrap(
+                command,
+                readable=_readable(runtime, model_path.absolute()),
+                writable=str(self._socket_folder(spec.server_id)),
+                environment=environment,
+                temporary_bytes=self._settings.temporary_bytes_max,
+            )
         limits = Limits(
             memory_mib=spec.memory_mib_max,
             open_files=self._settings.open_files_max,
             nice=self._settings.nice,
-            temporary_bytes=self._settings.temporary_bytes_max,
         )
         with self._open_log(spec.server_id) as output:
             popen = subprocess.Popen(  # noqa: S603
@@ -96,6 +101,7 @@ class Launcher:
             time=utc_now(),
             process=process,
             endpoint=endpoint,
+            readiness_path=runtime.readiness_path,
             sandbox=self.level.value,
             runtime_digest=runtime.digest(),
         )
@@ -127,26 +133,6 @@ class Launcher:
         shutil.rmtree(self._socket_folder(spec.server_id), ignore_errors=True)
         self._log_path(spec.server_id).unlink(missing_ok=True)
 
-    def _contain(
-        self,
-        bubblewrap: Bubblewrap,
-        command: list[str],
-        runtime: ServingRuntime,
-        model_path: Path,
-        server_id: str,
-        environment: dict[str, str],
-    ) -> list[str]:
-        readable = interpreter_mounts(runtime.python)
-        readable.append((str(runtime.directory), str(runtime.directory)))
-        readable.append((str(model_path.absolute()), str(model_path.absolute())))
-        return bubblewrap.wrap(
-            command,
-            readable=readable,
-            writable=str(self._socket_folder(server_id)),
-            environment=environment,
-            temporary_bytes=self._settings.temporary_bytes_max,
-        )
-
     def _prepare_endpoint(self, server: Server) -> str:
         if self._settings.listen is Listen.TCP:
             # A server that comes back keeps its port, because proxies know it.
@@ -162,10 +148,16 @@ class Launcher:
     def _log_path(self, server_id: str) -> Path:
         return self._settings.data_dir / "logs" / f"{server_id}.log"
 
-    def _open_log(self, server_id: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _open_log(self, server_id: str) -> IO[bytes]:
         path = self._log_path(server_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("ab")
+
+
+def _readable(runtime: ServingRuntime, model_path: Path) -> list[tuple[str, str]]:
+    """Return what a server may read: its interpreter, its runtime, its model; nothing of other servers."""
+    own = [(str(path), str(path)) for path in (runtime.directory, model_path)]
+    return [*interpreter_mounts(runtime.python), *own]
 
 
 def _choose(settings: ModelHostSettings) -> Bubblewrap | None:

@@ -1,7 +1,7 @@
 """What follows when something happens to a model server: the pure core of the model host.
 
-``decide(server, event)`` has no clock and starts nothing: time is a field of every event, and processes are started and ended by
-the shell, which carries the commands out. Every command may be repeated.
+``decide(server, event)`` has no clock and starts nothing: time is a field of every event, and processes are started and
+ended by the shell, which carries the commands out. Every command may be repeated.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Spec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """One process of the operating system: pids are used again, so the time of creation (epoch seconds) belongs to it."""
+    """One process of the system: pids are used again, so the time of creation (epoch seconds) belongs to it."""
 
     pid: int
     create_time_s: float
@@ -68,6 +68,7 @@ class Server:
     state: State
     asked_time: datetime
     endpoint: str = ""
+    readiness_path: str = ""
     process: Process | None = None
     launch_time: datetime | None = None
     ready_time: datetime | None = None
@@ -91,6 +92,7 @@ class Launched:
     time: datetime
     process: Process
     endpoint: str
+    readiness_path: str
     sandbox: str
     runtime_digest: str
 
@@ -172,7 +174,7 @@ def decide(server: Server, event: Event) -> Decision:
 
 
 def backoff_s(failures_in_a_row: int) -> float:
-    """Return how long to wait before the next start, in seconds: 0.1 s after the first failure, doubled, at most 10 s."""
+    """Return the seconds until the next start: 0.1 after the first failure, then doubled, at most 10."""
     return float(min(BACKOFF_FIRST_S * 2 ** min(failures_in_a_row - 1, 16), BACKOFF_MAX_S))
 
 
@@ -191,7 +193,7 @@ def _adopt(server: Server, event: HostStarted) -> Decision:
     if event.is_alive or server.state is State.FAILED:
         return Decision(server=server)
     if server.process is None:
-        # The host died between asking and launching: the sweep of KILL finds a process that it had no time to write down.
+        # The host died between asking and launching: KILL finds a process that it had no time to write down.
         again = replace(server, resume_time=None)
         return Decision(server=again, commands=(Command.KILL, Command.LAUNCH))
     return _ended(server, event.time, Reason(code="SERVER_DIED", message="it was gone when the model host started"))
@@ -202,6 +204,7 @@ def _launched(server: Server, event: Launched) -> Decision:
         server,
         process=event.process,
         endpoint=event.endpoint,
+        readiness_path=event.readiness_path,
         sandbox=event.sandbox,
         runtime_digest=event.runtime_digest,
         launch_time=event.time,
@@ -215,8 +218,10 @@ def _launched(server: Server, event: Launched) -> Decision:
 
 
 def _launch_failed(server: Server, event: LaunchFailed) -> Decision:
+    if server.state is not State.STARTING:
+        return Decision(server=server)
     in_time = event.time < server.asked_time + timedelta(seconds=server.spec.load_timeout_s)
-    if server.state is State.STARTING and event.is_transient and (in_time or server.was_ready):
+    if event.is_transient and (in_time or server.was_ready):
         return _later(replace(server, reason=event.reason), event.time)
     return Decision(server=replace(server, state=State.FAILED, reason=event.reason))
 

@@ -65,7 +65,7 @@ async def end(process: Process | None, own_mark: str, *, grace_s: float) -> None
         if member.pid not in parents:
             _signal(member, kill=False)
     deadline = loop.time() + grace_s
-    while loop.time() < deadline and any(_runs(member) for member in members):
+    while loop.time() < deadline and any(_runs(member) for member in members):  # noqa: ASYNC110  (no event tells)
         await asyncio.sleep(POLL_S)
     deadline = loop.time() + KILL_TIMEOUT_S
     while members := await asyncio.to_thread(_members, process, own_mark):

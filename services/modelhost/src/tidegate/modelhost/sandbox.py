@@ -1,7 +1,8 @@
 """Command lines that hold a model server: limits everywhere, and bubblewrap where it works.
 
-``bubblewrap`` means: no network, own processes only, a read-only root with nothing in it but the system's libraries, the
-runtime, and the model; a small /tmp, one writable folder for the socket, an empty environment, no further user namespaces.
+``bubblewrap`` means: no network, own processes only, a read-only root with nothing in it but the system's programs and
+libraries, the runtime and the model; a small /tmp, one writable folder for the socket, an environment without secrets,
+no further user namespaces.
 ``limits`` means: bounded address space, open files and file size, no core files, low priority, a clean environment.
 RLIMIT_NPROC is not set: it has no effect on root of the host; the container's pids limit holds there.
 """
@@ -42,7 +43,6 @@ class Limits:
     memory_mib: int
     open_files: int
     nice: int
-    temporary_bytes: int
 
 
 def limited(command: Sequence[str], *, limits: Limits, level: Level) -> list[str]:

@@ -71,7 +71,7 @@ def spec_from_wire(spec: pb.ServerSpec, *, runtimes_dir: Path) -> Spec:
     _require(memory_mib >= MEMORY_MIB_MIN, "memory_mib_max", memory_mib, f"at least {MEMORY_MIB_MIN}")
     min_sandbox = spec.min_sandbox or Level.LIMITS.value
     _require(min_sandbox in {*Level}, "min_sandbox", min_sandbox, f"one of {[level.value for level in Level]}")
-    parse_s3_uri(spec.artifact.uri)
+    _require(_is_s3(spec.artifact.uri), "artifact.uri", spec.artifact.uri, "s3://bucket/key")
     return Spec(
         server_id=_server_id(spec.server_id, "spec.server_id"),
         model=spec.model,
@@ -130,6 +130,13 @@ def _server_id(text: str, field: str) -> str:
             f"{field} is {text!r}, expected {SERVER_ID_PATTERN.pattern}", code="SERVER_ID_INVALID", field=field
         )
     return text
+
+
+def _is_s3(uri: str) -> bool:
+    try:
+        return bool(parse_s3_uri(uri))
+    except InvalidInput:
+        return False
 
 
 def _require(condition: bool, field: str, found: object, expected: str) -> None:  # noqa: FBT001

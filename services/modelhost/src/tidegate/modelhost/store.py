@@ -43,9 +43,7 @@ class StateFile:
         """
         try:
             document = json.loads(self._path.read_text())
-            if document["format"] != FORMAT:
-                raise ValueError(f"format is {document['format']!r}, expected {FORMAT}")
-            return [from_json(item) for item in document["servers"]]
+            return _servers(document)
         except FileNotFoundError:
             return []
         except (ValueError, KeyError, TypeError) as error:
@@ -54,6 +52,12 @@ class StateFile:
                 code="STATE_FILE_INVALID",
                 hint="end the model servers of this host, then move the file away",
             ) from error
+
+
+def _servers(document: Any) -> list[Server]:
+    if document["format"] != FORMAT:
+        raise ValueError(f"format is {document['format']!r}, expected {FORMAT}")
+    return [from_json(item) for item in document["servers"]]
 
 
 def to_json(server: Server) -> dict[str, Any]:
