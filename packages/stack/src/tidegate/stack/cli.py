@@ -26,7 +26,9 @@ EXIT_USAGE: Final = 2
 EXIT_NOT_RUNNING: Final = 3
 FOLLOW_POLL_S: Final = 0.25
 
-Directory = Annotated[Path, typer.Option("--dir", envvar="TIDEGATE_DIR", help="Data directory of the stack.")]
+Directory = Annotated[
+    Path | None, typer.Option("--dir", envvar="TIDEGATE_DIR", help="Data directory of the stack (default: .tidegate).")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_DIRECTORY: Final = Path(".tidegate")
 
@@ -63,8 +65,15 @@ def _errors_told() -> Iterator[None]:
         raise typer.Exit(EXIT_FAILED) from None
 
 
+def _chosen(context: typer.Context, directory: Path | None) -> Path:
+    """Return --dir, else the stack that ``tidegate --stack`` names, else the default."""
+    named = directory or (context.obj or {}).get("stack") or DEFAULT_DIRECTORY
+    return Path(named).parent if Path(named).name == "stack.json" else Path(named)
+
+
 def up(
-    directory: Directory = DEFAULT_DIRECTORY,
+    context: typer.Context,
+    directory: Directory = None,
     port_base: Annotated[
         int | None,
         typer.Option(
@@ -75,7 +84,7 @@ def up(
 ) -> None:
     """Start the embedded stack and return when all of it answers."""
     with _errors_told():
-        stack = Stack(directory, reporter=_Shown())
+        stack = Stack(_chosen(context, directory), reporter=_Shown())
         started = stack.up(port_base=port_base)
     if json:
         _out.print(json_codec.dumps(record.document(stack.layout, started)), markup=False)
@@ -89,12 +98,13 @@ def up(
 
 
 def down(
-    directory: Directory = DEFAULT_DIRECTORY,
+    context: typer.Context,
+    directory: Directory = None,
     json: AsJson = False,  # noqa: FBT002  (a flag of the command line)
 ) -> None:
     """Stop the embedded stack and its model servers; its data stays."""
     with _errors_told():
-        ran = Stack(directory, reporter=_Shown()).down()
+        ran = Stack(_chosen(context, directory), reporter=_Shown()).down()
     if json:
         _out.print(json_codec.dumps({"stopped": ran}))
     else:
@@ -102,12 +112,13 @@ def down(
 
 
 def status(
-    directory: Directory = DEFAULT_DIRECTORY,
+    context: typer.Context,
+    directory: Directory = None,
     json: AsJson = False,  # noqa: FBT002  (a flag of the command line)
 ) -> None:
     """Say how each part of the embedded stack is (exit code 1 if one is not ready, 3 if none runs)."""
     with _errors_told():
-        found = Stack(directory).status()
+        found = Stack(_chosen(context, directory)).status()
     if json:
         _out.print(json_codec.dumps(asdict(found)), markup=False)
     elif found.parts:
@@ -139,15 +150,16 @@ def _table(found: Status) -> Table:
 
 
 def logs(
+    context: typer.Context,
     part: Annotated[str | None, typer.Argument(help=f"One of {', '.join(NAMES)}; default: all.")] = None,
-    directory: Directory = DEFAULT_DIRECTORY,
+    directory: Directory = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Lines of each log.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,  # noqa: FBT002
 ) -> None:
     """Print the ends of the logs of the embedded stack."""
     if part is not None and part not in NAMES:
         raise typer.BadParameter(f"there is no part {part!r}, expected one of {', '.join(NAMES)}")
-    layout = Stack(directory).layout
+    layout = Stack(_chosen(context, directory)).layout
     chosen = {name: layout.log(name) for name in ([part] if part else NAMES)}
     if not any(path.exists() for path in chosen.values()):
         _err.print(f"there are no logs in {layout.logs}", markup=False)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import psutil
 
+from tidegate.modelhost.processes import MARK_NAME
+from tidegate.modelhost.processes import mark as model_server_mark
 from tidegate.stack.layout import Layout
+from tidegate.stack.object_store import metadata_url
 from tidegate.stack.supervisor import MARKER, PART_MARKER
 
 TERM_S: Final = 20.0
@@ -19,12 +22,27 @@ KILL_S: Final = 10.0
 def marked(layout: Layout, *, parts: Callable[[str], bool] = lambda _: True) -> list[psutil.Process]:
     """Return the processes that this stack started; ``parts`` says of which part (the supervisor's name is empty)."""
     mark = str(layout.root)
+    # The object store's process writes over its own environment: it is known by its command line.
+    store_url = metadata_url(layout.part("object-store"))
     found = []
     for process in psutil.process_iter():
         environment = _environment(process)
-        if environment.get(MARKER) == mark and parts(environment.get(PART_MARKER, "")):
+        if environment.get(MARKER) == mark:
+            name = environment.get(PART_MARKER, "")
+        elif not environment and store_url in _command(process):
+            name = "object-store"
+        else:
+            continue
+        if parts(name):
             found.append(process)
     return found
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline()) if process.uids().real == os.getuid() else []
+    except (psutil.Error, OSError):
+        return []
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:
@@ -40,23 +58,9 @@ def _environment(process: psutil.Process) -> dict[str, str]:
 
 
 def model_servers(layout: Layout) -> list[psutil.Process]:
-    """Return model servers, which carry no mark: they are told a socket in one of this stack's socket folders."""
-    folders = [str(layout.model_sockets(part)) + os.sep for part in ("modelhost", "modelhost-sandbox")]
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid == os.getpid() or process.uids().real != os.getuid():
-                continue
-            listens = any(_names_socket(word, folders) for word in process.cmdline())
-        except (psutil.Error, OSError):
-            continue
-        if listens:
-            found.append(process)
-    return found
-
-
-def _names_socket(word: str, folders: Sequence[str]) -> bool:
-    return any(word.startswith((folder, f"unix:{folder}")) or f"=unix:{folder}" in word for folder in folders)
+    """Return the processes of the model servers of this stack's hosts; they carry a mark of their host's."""
+    marks = tuple(model_server_mark(layout.part(part), "") for part in ("modelhost", "modelhost-sandbox"))
+    return [each for each in psutil.process_iter() if _environment(each).get(MARK_NAME, "").startswith(marks)]
 
 
 def end(processes: Iterable[psutil.Process], *, term_s: float = TERM_S) -> list[int]:

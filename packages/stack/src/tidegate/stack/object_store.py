@@ -57,6 +57,11 @@ def ensure_credentials(path: Path) -> Credentials:
         ) from None
 
 
+def metadata_url(data_dir: Path) -> str:
+    """Return where the store keeps its metadata; the word by which its process is known."""
+    return f"sqlite3://{data_dir / 'meta.db'}"
+
+
 def prepare_object_store(data_dir: Path, *, port: int, credentials: Credentials) -> Program:
     """Format the store on the first run and return its program.
 
@@ -68,7 +73,7 @@ def prepare_object_store(data_dir: Path, *, port: int, credentials: Credentials)
     for folder in ("blob", "cache"):
         (data_dir / folder).mkdir(parents=True, exist_ok=True)
     juicefs = str(Path(sysconfig.get_path("scripts")) / "juicefs")
-    meta_url = f"sqlite3://{data_dir / 'meta.db'}"
+    meta_url = metadata_url(data_dir)
     if not (data_dir / "formatted").exists():
         _format(juicefs, meta_url, data_dir)
         (data_dir / "formatted").touch()

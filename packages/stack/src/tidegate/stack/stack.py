@@ -17,7 +17,7 @@ from tidegate.stack.layout import Layout, runtimes_dir
 from tidegate.stack.machine import check_machine
 from tidegate.stack.maven import cache_dir, class_path, fetch_jars, read_lock, repository_url
 from tidegate.stack.object_store import ensure_credentials
-from tidegate.stack.parts import NAMES, SECOND, parts, programs
+from tidegate.stack.parts import NAMES, parts, programs
 from tidegate.stack.ports import DEFAULT_PORT_BASE, PortPlan, check_free
 from tidegate.stack.record import Record
 from tidegate.stack.reporter import Reporter, Silent
@@ -143,7 +143,7 @@ class Stack:
         url = repository_url()
         jars = fetch_jars(read_lock(), cache=cache_dir(), url=url, announce=tell.say, progress=tell.progress)
         runtimes = runtimes_dir()
-        if set(SECOND) & set(self._names):
+        if "modelhost" in self._names:
             ensure_runtimes(runtimes, announce=tell.say)
         tell.say("starting the event bus, the object store and the gateway")
         credentials = ensure_credentials(self.layout.credentials)
