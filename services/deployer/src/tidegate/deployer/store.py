@@ -1,0 +1,84 @@
+"""The read model of rollouts: the fold of ``RolloutStep`` events, the same in every replica."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tidegate.v1 import rollout_events_pb2 as pb
+from tidegate.v1.rollout_service_pb2 import Rollout
+
+ROLLOUTS_MAX: Final = 10_000
+WATCH_QUEUE_MAX: Final = 1_000
+
+TERMINAL_PHASES: Final = frozenset({pb.PHASE_PROMOTED, pb.PHASE_ROLLED_BACK, pb.PHASE_ABORTED, pb.PHASE_SUPERSEDED})
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp
+
+
+class RolloutBook:
+    """All rollouts by id, oldest first; the oldest are forgotten beyond ROLLOUTS_MAX (the topic keeps them)."""
+
+    def __init__(self) -> None:
+        self._rollouts: OrderedDict[str, Rollout] = OrderedDict()
+        self._watchers: set[asyncio.Queue[Rollout | None]] = set()
+
+    def record(self, step: pb.RolloutStep, time: datetime) -> None:
+        """Fold one step in; a step that is not newer than the last of its rollout is dropped."""
+        known = self._rollouts.get(step.rollout_id)
+        if known is not None and step.sequence <= known.last_step.sequence:
+            return
+        rollout = Rollout(
+            rollout_id=step.rollout_id,
+            model=step.model,
+            last_step=step,
+            create_time=known.create_time if known is not None else _timestamp(time),
+            update_time=_timestamp(time),
+            ended=step.phase in TERMINAL_PHASES,
+        )
+        self._rollouts[step.rollout_id] = rollout
+        while len(self._rollouts) > ROLLOUTS_MAX:
+            self._rollouts.popitem(last=False)
+        self._tell(rollout)
+
+    def get(self, rollout_id: str) -> Rollout | None:
+        """Return one rollout as it stands, or None."""
+        return self._rollouts.get(rollout_id)
+
+    def newest_first(self, model: str = "") -> list[Rollout]:
+        """Return the rollouts of ``model`` (or all), the one that began last first."""
+        return [rollout for rollout in reversed(self._rollouts.values()) if not model or rollout.model == model]
+
+    async def watch(self, model: str = "") -> AsyncIterator[Rollout]:
+        """Yield rollouts as they move, from now on; ends when the watcher is too slow to keep up."""
+        with self._subscribed() as queue:
+            while (rollout := await queue.get()) is not None:
+                if not model or rollout.model == model:
+                    yield rollout
+
+    def _tell(self, rollout: Rollout) -> None:
+        for queue in tuple(self._watchers):
+            if queue.qsize() >= WATCH_QUEUE_MAX:
+                self._watchers.discard(queue)
+                queue.put_nowait(None)
+            else:
+                queue.put_nowait(rollout)
+
+    @contextmanager
+    def _subscribed(self) -> Iterator[asyncio.Queue[Rollout | None]]:
+        queue: asyncio.Queue[Rollout | None] = asyncio.Queue()
+        self._watchers.add(queue)
+        try:
+            yield queue
+        finally:
+            self._watchers.discard(queue)
