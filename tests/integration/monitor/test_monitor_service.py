@@ -100,8 +100,8 @@ async def running_monitor(kafka: KafkaSettings, log: Path) -> AsyncIterator[Moni
     try:
         end = asyncio.get_running_loop().time() + DEADLINE_S
         while not await is_serving(port):
-            assert process.returncode is None, log.read_text()
-            assert asyncio.get_running_loop().time() < end, log.read_text()
+            assert process.returncode is None, f"the monitor ended, see {log}"
+            assert asyncio.get_running_loop().time() < end, f"the monitor is not healthy, see {log}"
             await asyncio.sleep(0.1)
         yield Monitor(process=process, port=port)
     finally:
@@ -193,7 +193,7 @@ async def send(port: int, entries: Iterable[Any]) -> None:
         first.identifier.node.id = "gateway-1"
         first.identifier.log_name = "tidegate-upstream"
         yield first
-        for part in itertools.batched(entries, 30) if sys.version_info >= (3, 12) else batched(list(entries), 30):
+        for part in batched(list(entries), 30):
             message = als_pb2.StreamAccessLogsMessage()
             message.http_logs.log_entry.extend(part)
             yield message
@@ -267,7 +267,7 @@ async def test_failing_candidate_breaches_and_names_its_inputs(bus_settings: Kaf
         (event,) = [event for event in findings.events if isinstance(event.message, MetricBreach)]
         assert event.correlation_id == "correlation-1"
         assert event.causation_id in {event.id for event in batches.events}
-        rows = [one for one in batches.of(PredictionBatch)]
+        rows = batches.of(PredictionBatch)
         assert sum(len(one.columns.prediction_id) for one in rows) == 600
         served = [
             (a, s, n)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tidegate.monitor.judges import absolute, latency, noninferiority, two_sample
+from tidegate.monitor.judges import absolute, betting, latency, noninferiority, two_sample
 from tidegate.monitor.judges.projection import log_mean, project
 from tidegate.monitor.judges.two_sample import Block, TwoSample
 
@@ -32,7 +32,8 @@ def expectation(
     outcomes = np.array([[n_c, k_c, n_b, k_b] for k_c in range(n_c + 1) for k_b in range(n_b + 1)], dtype=np.float64)
     steps = increments(estimates=np.array([estimates] * len(outcomes)), counts=outcomes, margin=margin)
     weights = np.outer(binomial(n_c, p_c), binomial(n_b, p_b)).reshape(-1, 1)
-    return np.sum(weights * np.exp(steps), axis=0)
+    expected: Floats = np.sum(weights * np.exp(steps), axis=0)
+    return expected
 
 
 ESTIMATES = ([0.0, 0.0, 0.0, 0.0], [40.0, 200.0, 10.0, 1000.0], [0.0, 500.0, 0.0, 5000.0], [9.0, 10.0, 400.0, 500.0])
@@ -259,7 +260,7 @@ def latency_run(
     random: np.random.Generator, *, candidate_factor: float, seconds: int, drift: float = 1.0
 ) -> latency.Latency:
     """Return the state after ``seconds`` at 20 candidate and 80 stable requests/s; ``drift`` slows both arms in time."""
-    state = latency.Latency(levels=(0.99,))
+    state = latency.Latency(levels=latency.watched_levels(0.99))
     for second in range(seconds):
         median_ms = 50.0 * drift ** (second / seconds)
         slow, fast = lognormal(random, median_ms * candidate_factor, 20), lognormal(random, median_ms, 80)
@@ -284,10 +285,55 @@ def test_twice_as_slow_candidate_is_found() -> None:
     assert state.log_e_value() >= math.log(1 / ALPHA)
 
 
-def test_one_stall_says_no_more_than_the_cap() -> None:
+def test_one_stall_is_one_piece_of_evidence_whatever_its_requests() -> None:
     state = latency_run(np.random.default_rng(9), candidate_factor=1.0, seconds=60)
-    stalled = latency.update(state, (Block(n_c=300, k_c=300, n_b=300, k_b=3),))
-    assert stalled.log_e_value() <= state.log_e_value() + latency.LOG_E_BLOCK_MAX + 1e-9
+    stall = Block(n_c=300, k_c=300, n_b=300, k_b=3)
+    stalled = latency.update(state, (stall,) * len(state.levels))
+    assert stalled.log_e_value() <= state.log_e_value() + math.log(2)
+
+
+def test_stalls_that_hit_both_arms_alike_roll_nothing_back() -> None:
+    random = np.random.default_rng(11)
+    crossed = 0
+    for _ in range(60):
+        state = latency.Latency(levels=latency.watched_levels(0.99))
+        highest = 0.0
+        for _ in range(240):
+            slow, fast = lognormal(random, 10.0, 25), lognormal(random, 10.0, 25)
+            for one in (slow, fast):
+                if random.random() < 0.05:
+                    one[:20] += np.uint64(200_000)
+            blocks = tuple(
+                None if threshold is None else latency.exceedances(threshold, slow, fast, ratio=1.5)
+                for threshold in latency.thresholds_us(state)
+            )
+            state = latency.observe(latency.update(state, blocks), latency.to_histogram(fast))
+            highest = max(highest, state.log_e_value())
+        crossed += highest >= math.log(1 / ALPHA)
+    assert crossed <= allowed(60)
+
+
+# One request an arm stands for a block whose requests are all slow together, or none.
+@pytest.mark.parametrize("sizes", [(1, 1), (6, 9)])
+@pytest.mark.parametrize(("rate_c", "rate_b"), [(0.01, 0.01), (0.2, 0.2), (0.0, 0.5)])
+def test_no_bet_on_slowness_expects_to_gain_within_the_null(
+    sizes: tuple[int, int], rate_c: float, rate_b: float
+) -> None:
+    n_c, n_b = sizes
+    outcomes = [(k_c, k_b) for k_c in range(n_c + 1) for k_b in range(n_b + 1)]
+    chances = np.outer(binomial(n_c, rate_c), binomial(n_b, rate_b)).reshape(-1, 1)
+    start = betting.start(betting.SHARES)
+    wealth = np.array(
+        [betting.bet(start, k_c / n_c - k_b / n_b, worst=1.0, shares=betting.SHARES) for k_c, k_b in outcomes]
+    )
+    assert np.all(np.sum(chances * np.exp(wealth), axis=0) <= 1 + 1e-9)
+
+
+@pytest.mark.parametrize("bound", [0.01, 0.1, 0.5])
+def test_no_bet_against_the_ceiling_expects_to_gain_within_the_null(bound: float) -> None:
+    blocks = [Block(n_c=12, k_c=k, n_b=0, k_b=0) for k in range(13)]
+    wealth = np.array([latency.update_ceiling(latency.Ceiling(), one, bound=bound).log_e for one in blocks])
+    assert np.all(np.sum(binomial(12, bound).reshape(-1, 1) * np.exp(wealth), axis=0) <= 1 + 1e-9)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])

@@ -24,6 +24,8 @@ ARM_HEADER: Final = "x-tidegate-arm"
 ROUTE_HEADER: Final = "x-tidegate-route"
 UNIT_HEADER: Final = "x-tidegate-unit"
 REQUEST_ID_CHARS_MAX: Final = 128
+# Envoy marks the host of a mirrored request; its answer is nobody's.
+MIRROR_SUFFIX: Final = "-shadow"
 # The client went away before the answer: nginx's name for what is neither an answer nor a broken server.
 STATUS_CLIENT_CLOSED: Final = 499
 
@@ -62,6 +64,8 @@ class AccessLogService(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[m
 def read_attempt(node_id: str, entry: Any) -> Attempt | None:
     """Return the attempt that ``entry`` reports; None if it is not a prediction routed by us."""
     headers = entry.request.request_headers
+    if entry.request.authority.endswith(MIRROR_SUFFIX):
+        return None
     route = parse_route(headers.get(ROUTE_HEADER, ""))
     assigned_arm = headers.get(ARM_HEADER, "")
     common = entry.common_properties

@@ -172,9 +172,11 @@ class Judging:
 
     async def _handle_batch(self, event: Event, message: PredictionBatch) -> None:
         held = self._held[event.subject]
-        if self._state(event).has_counted(event.offset, event.id) or any(one.event.id == event.id for one in held):
+        if self._state(event).has_counted(event.offset, event.id):
             return
-        held.append(Held(event=event, message=message, since=asyncio.get_running_loop().time()))
+        # A try that failed half-way has left the batch in the queue.
+        if all(one.event.id != event.id for one in held):
+            held.append(Held(event=event, message=message, since=asyncio.get_running_loop().time()))
         if len(held) > HELD_BATCHES_MAX:
             held.popleft()
         await self._drain(event.subject)

@@ -30,11 +30,11 @@ class Absolute:
         return float(log_mean(np.array(self.log_e), LOG_WEIGHTS))
 
 
-def update(state: Absolute, *, trials: int, failures: int, bound: float, log_e_block_max: float = np.inf) -> Absolute:
-    """Return the state after ``failures`` of ``trials`` requests; ``log_e_block_max`` caps what they can say."""
+def update(state: Absolute, *, trials: int, failures: int, bound: float) -> Absolute:
+    """Return the state after ``failures`` of ``trials`` requests."""
     if trials == 0:
         return state
-    steps = np.minimum(increments(np.array([[trials]]), np.array([[failures]]), bound=bound)[0], log_e_block_max)
+    steps = increments(np.array([[trials]]), np.array([[failures]]), bound=bound)[0]
     return Absolute(log_e=tuple(float(value) for value in np.array(state.log_e) + steps))
 
 

@@ -17,6 +17,7 @@ from tidegate.monitor.judges.absolute import Absolute
 from tidegate.monitor.judges.evidence import evidence, slot
 from tidegate.monitor.judges.latency import (
     EMPTY,
+    Ceiling,
     Histogram,
     Latency,
     add,
@@ -47,6 +48,8 @@ from tidegate.monitor.judges.values import (
 # loses time.
 BLOCK_REQUESTS_MIN: Final = 5
 BLOCK_SPAN_US: Final = 1_000_000
+# Slow requests come in clusters, and a block is one piece of evidence: short blocks are fast, long ones forgive stalls.
+LATENCY_SPAN_US: Final = 500_000
 # Stable's requests that found no candidate beside them for so long only teach what stable is like.
 LONELY_SPAN_US: Final = 5_000_000
 
@@ -164,7 +167,7 @@ def _join_blocks(left: Block | None, right: Block | None) -> Block | None:
 def _is_ripe(guard: Guard, pending: Pending) -> bool:
     span_us = pending.end_us - pending.start_us
     if not pending.concurrent:
-        # Failures are counted at once; slow answers come in clusters, and a block bounds what a cluster can say.
+        # Failures are counted at once; slow answers wait until a stall fits into a block.
         return guard.metric == ERROR_RATE or span_us >= BLOCK_SPAN_US
     if span_us >= LONELY_SPAN_US:
         return True
@@ -172,7 +175,7 @@ def _is_ripe(guard: Guard, pending: Pending) -> bool:
         (block,) = pending.blocks
         smaller = 0 if block is None else min(block.n_c, block.n_b)
         return smaller >= BLOCK_REQUESTS_MIN or (smaller > 0 and span_us >= BLOCK_SPAN_US)
-    return span_us >= BLOCK_SPAN_US and sum(pending.candidate) > 0 and sum(pending.stable) > 0
+    return span_us >= LATENCY_SPAN_US and sum(pending.candidate) > 0 and sum(pending.stable) > 0
 
 
 def _close(
@@ -187,7 +190,7 @@ def _close(
         state = replace(state, pending=None, concurrent=cast("TwoSample | Latency", moved))
         state = _move_promotion(guard, state, pending, step)
     else:
-        state = replace(state, pending=None, absolute=cast("Absolute", moved))
+        state = replace(state, pending=None, absolute=cast("Absolute | Ceiling", moved))
     known = evidence(rules, guard, state, kind)
     if state.breached or known.e_value < known.threshold:
         return state, None
@@ -205,7 +208,7 @@ def _bounds(guard: Guard, kind: Kind) -> dict[str, float]:
         return {"margin": guard.margin} if kind is Kind.CONCURRENT else {"bound": guard.floor}
     if kind is Kind.CONCURRENT:
         return {}
-    return {"bound": 1.0 - guard.quantile, "log_e_block_max": latency.LOG_E_BLOCK_MAX}
+    return {"bound": 1.0 - guard.quantile}
 
 
 def _learn(process: Process, pending: Pending) -> Process:

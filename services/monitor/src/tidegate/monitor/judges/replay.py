@@ -13,14 +13,14 @@ from typing import Any, Final
 
 from tidegate.monitor.judges import absolute, latency, noninferiority, two_sample
 from tidegate.monitor.judges.absolute import Absolute
-from tidegate.monitor.judges.latency import Latency
+from tidegate.monitor.judges.latency import Ceiling, Latency
 from tidegate.monitor.judges.noninferiority import NonInferiority
 from tidegate.monitor.judges.two_sample import Block, Estimates, TwoSample
 from tidegate.monitor.judges.values import Pending
 
 LOG_E_MAX: Final = 700.0
 
-Process = TwoSample | Latency | NonInferiority | Absolute
+Process = TwoSample | Latency | NonInferiority | Absolute | Ceiling
 Inputs = dict[str, Any]
 
 
@@ -32,8 +32,7 @@ def to_e_value(log_e: float) -> float:
 def make_inputs(process: Process, block: Pending, bounds: dict[str, float]) -> str:
     """Return the canonical JSON from which :func:`replay` computes the e-value after ``block``.
 
-    ``bounds`` holds ``margin`` (two_sample, noninferiority), ``bound`` and ``log_e_block_max`` (absolute), or nothing
-    (latency).
+    ``bounds`` holds ``margin`` (two_sample, noninferiority), ``bound`` (absolute, ceiling), or nothing (latency).
     """
     return canonical(
         {
@@ -82,10 +81,9 @@ def advance(process: Process, blocks: tuple[Block | None, ...], bounds: dict[str
             return noninferiority.update(process, _only(blocks), margin=bounds["margin"])
         case Absolute():
             block = _only(blocks)
-            cap = bounds.get("log_e_block_max", math.inf)
-            return absolute.update(
-                process, trials=block.n_c, failures=block.k_c, bound=bounds["bound"], log_e_block_max=cap
-            )
+            return absolute.update(process, trials=block.n_c, failures=block.k_c, bound=bounds["bound"])
+        case Ceiling():
+            return latency.update_ceiling(process, _only(blocks), bound=bounds["bound"])
 
 
 def _only(blocks: tuple[Block | None, ...]) -> Block:
@@ -104,6 +102,8 @@ def judge_name(process: Process) -> str:
             return "noninferiority"
         case Absolute():
             return "absolute"
+        case Ceiling():
+            return "ceiling"
 
 
 def read_process(name: str, value: Inputs) -> Process:
@@ -115,17 +115,15 @@ def read_process(name: str, value: Inputs) -> Process:
     """
     match name:
         case "latency":
-            processes = tuple(_two_sample(one) for one in value["processes"])
-            return Latency(levels=tuple(value["levels"]), stable=tuple(value["stable"]), processes=processes)
+            log_e = tuple(tuple(one) for one in value["log_e"])
+            return Latency(levels=tuple(value["levels"]), stable=tuple(value["stable"]), log_e=log_e)
         case "two_sample":
-            return _two_sample(value)
+            return TwoSample(log_e=tuple(value["log_e"]), estimates=Estimates(**value["estimates"]))
         case "noninferiority":
             return NonInferiority(log_e=tuple(value["log_e"]), estimates=Estimates(**value["estimates"]))
         case "absolute":
             return Absolute(log_e=tuple(value["log_e"]))
+        case "ceiling":
+            return Ceiling(log_e=tuple(value["log_e"]))
         case _:
-            raise ValueError(f"judge is {name!r}, expected two_sample, noninferiority, latency or absolute")
-
-
-def _two_sample(value: Inputs) -> TwoSample:
-    return TwoSample(log_e=tuple(value["log_e"]), estimates=Estimates(**value["estimates"]))
+            raise ValueError(f"judge is {name!r}, expected two_sample, noninferiority, latency, absolute or ceiling")

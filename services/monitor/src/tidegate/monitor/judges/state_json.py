@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from tidegate.monitor.judges.absolute import Absolute
-from tidegate.monitor.judges.latency import Latency
+from tidegate.monitor.judges.latency import Ceiling, Latency
 from tidegate.monitor.judges.noninferiority import NonInferiority
 from tidegate.monitor.judges.replay import judge_name, read_process
 from tidegate.monitor.judges.two_sample import Block, TwoSample
@@ -21,6 +21,8 @@ def write_state(state: State) -> Json:
     for written, known in zip(value["guards"], state.guards, strict=True):
         if known.concurrent is not None:
             written["concurrent"]["judge"] = judge_name(known.concurrent)
+        if known.absolute is not None:
+            written["absolute"]["judge"] = judge_name(known.absolute)
     return value
 
 
@@ -41,7 +43,7 @@ def _read_guard(value: Json) -> GuardState:
     first, second = value["tallies"]
     return GuardState(
         concurrent=cast("TwoSample | Latency | None", concurrent and read_process(concurrent["judge"], concurrent)),
-        absolute=cast("Absolute | None", absolute and read_process("absolute", absolute)),
+        absolute=cast("Absolute | Ceiling | None", absolute and read_process(absolute["judge"], absolute)),
         promotion=cast("NonInferiority | None", promotion and read_process("noninferiority", promotion)),
         promotion_inputs=value["promotion_inputs"],
         pending=_read_pending(value["pending"]) if value["pending"] else None,

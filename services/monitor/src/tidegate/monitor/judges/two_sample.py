@@ -70,12 +70,8 @@ class TwoSample:
         return float(log_mean(np.array(self.log_e), LOG_WEIGHTS))
 
 
-def update(state: TwoSample, block: Block, *, margin: float, log_e_block_max: float = np.inf) -> TwoSample:
-    """Return the state after ``block``; unchanged if an arm has no traffic.
-
-    ``log_e_block_max`` caps what one block can say. A capped e-variable is still one; the cap is for failures that
-    come in clusters.
-    """
+def update(state: TwoSample, block: Block, *, margin: float) -> TwoSample:
+    """Return the state after ``block``; unchanged if an arm has no traffic."""
     if not block.is_concurrent():
         return state
     steps = increments(
@@ -83,7 +79,7 @@ def update(state: TwoSample, block: Block, *, margin: float, log_e_block_max: fl
         counts=np.array([[block.n_c, block.k_c, block.n_b, block.k_b]], dtype=np.float64),
         margin=margin,
     )[0]
-    log_e = tuple(float(value) for value in np.array(state.log_e) + np.minimum(steps, log_e_block_max))
+    log_e = tuple(float(value) for value in np.array(state.log_e) + steps)
     return TwoSample(log_e=log_e, estimates=remember(state.estimates, block))
 
 

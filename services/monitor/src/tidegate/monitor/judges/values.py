@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from tidegate.monitor.judges.absolute import Absolute
-from tidegate.monitor.judges.latency import EMPTY, Histogram, Latencies, Latency
+from tidegate.monitor.judges.latency import EMPTY, Ceiling, Histogram, Latencies, Latency, watched_levels
 from tidegate.monitor.judges.noninferiority import NonInferiority
 from tidegate.monitor.judges.two_sample import Block, TwoSample
 
@@ -139,7 +139,7 @@ class GuardState:
     """What one guard knows."""
 
     concurrent: TwoSample | Latency | None = None
-    absolute: Absolute | None = None
+    absolute: Absolute | Ceiling | None = None
     promotion: NonInferiority | None = None
     promotion_inputs: str = ""
     pending: Pending | None = None
@@ -209,9 +209,10 @@ def start(rules: Rules) -> State:
 
 def _start_guard(guard: Guard) -> GuardState:
     kinds = guard.kinds()
-    absolute = Absolute() if Kind.ABSOLUTE in kinds else None
+    has_bound = Kind.ABSOLUTE in kinds
     if guard.metric == ERROR_RATE:
         promotion = NonInferiority() if guard.margin > 0 else None
+        absolute = Absolute() if has_bound else None
         return GuardState(concurrent=TwoSample(), absolute=absolute, promotion=promotion)
-    concurrent = Latency(levels=(guard.quantile,)) if Kind.CONCURRENT in kinds else None
-    return GuardState(concurrent=concurrent, absolute=absolute)
+    concurrent = Latency(levels=watched_levels(guard.quantile)) if Kind.CONCURRENT in kinds else None
+    return GuardState(concurrent=concurrent, absolute=Ceiling() if has_bound else None)
