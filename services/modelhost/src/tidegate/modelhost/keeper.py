@@ -179,7 +179,7 @@ class Keeper:
             except Unavailable as error:
                 log.warning("server does not end", server_id=self.server.spec.server_id, error=str(error))
         if self._popen is not None:
-            self._popen.poll()
+            await asyncio.to_thread(self._popen.wait)  # it has ended; this takes its exit code from the system
             self._popen = None
 
     async def _cancel_launch(self) -> None:

@@ -68,7 +68,12 @@ async def end(process: Process | None, own_mark: str, *, grace_s: float) -> None
     while loop.time() < deadline and any(_runs(member) for member in members):  # noqa: ASYNC110  (no event tells)
         await asyncio.sleep(POLL_S)
     deadline = loop.time() + KILL_TIMEOUT_S
-    while members := await asyncio.to_thread(_members, process, own_mark):
+    while True:
+        # One that is just ending shows no environment any more, so those known before are looked at again.
+        fresh = await asyncio.to_thread(_members, process, own_mark)
+        members = [member for member in {*members, *fresh} if _runs(member)]
+        if not members:
+            return
         if loop.time() > deadline:
             pids = [member.pid for member in members]
             raise Unavailable(f"processes {pids} do not end by SIGKILL", code="PROCESS_UNKILLABLE")
