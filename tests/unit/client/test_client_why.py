@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from tidegate.client.why import describe, explain, version_of_rollout
+from tidegate.contracts.codec import Event
+
+
+def headlines(life: list[Event], **about: str) -> list[str]:
+    return [line.headline for line in explain(life, model="churn", **about)]
+
+
+def test_story_has_every_reason_in_order(life: list[Event]) -> None:
+    told = headlines(life, version="1.1.1")
+    assert told == [
+        "registered as 1.1.1 (PIPELINE against 1.1.0)",
+        "validation passed, 1 checks",
+        "blessed: 1.1.1 may be delivered",
+        "STEPPING step 1: 1.1.0 90 %, 1.1.1 10 %",
+        "route 1/7 acknowledged by gateway-1 after 12.0 ms",
+        "BREACH of error_rate",
+        "ROLLING_BACK: 1.1.0 100 %, 1.1.1 0 %",
+    ]
+
+
+def test_events_that_arrive_out_of_order_are_told_in_order(life: list[Event]) -> None:
+    assert headlines(life[::-1], version="1.1.1") == headlines(life, version="1.1.1")
+
+
+def test_details_carry_the_numbers(life: list[Event]) -> None:
+    lines = explain(life, model="churn", version="1.1.1")
+    details = [detail for line in lines for detail in line.details]
+    assert "another evaluation: not comparable" in details
+    assert "passed metrics/roc_auc: 0.70, expected >= 0.60" in details
+    assert any("evidence 250 against threshold 200" in detail for detail in details)
+    assert any("first bad answer at 2026-01-01T12:00:00.000Z" in detail for detail in details)
+
+
+def test_other_versions_and_models_are_left_out(life: list[Event]) -> None:
+    assert headlines(life, version="1.1.0") == ["alias stable points to 1.1.0 (was 1.0.0)"]
+    assert explain(life, model="another", version="1.1.1") == []
+
+
+def test_named_rollout_leaves_other_rollouts_out(life: list[Event]) -> None:
+    told = headlines(life, version="1.1.1", rollout_id="churn-1.1.1-ffffffff")
+    assert not any("STEPPING" in headline or "BREACH" in headline for headline in told)
+    assert told[0].startswith("registered")
+
+
+def test_rollout_tells_its_version(life: list[Event]) -> None:
+    assert version_of_rollout(life, "churn-1.1.1-00000000") == ("churn", "1.1.1")
+    assert version_of_rollout(life, "nothing") is None
+
+
+def test_heartbeats_say_nothing(life: list[Event]) -> None:
+    assert [event.type for event in life if describe(event) is None] == ["MetricReport"]
