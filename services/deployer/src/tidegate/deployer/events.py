@@ -1,26 +1,15 @@
-"""What can happen to a model, past tense, each with its time; and what a decision asks for."""
+"""What can happen to a model, past tense; time is a field (epoch seconds), ``cause`` is the event in one line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
-from tidegate.deployer.state import (
-    Artifact,
-    Change,
-    Evidence,
-    ModelState,
-    Phase,
-    Policy,
-    Role,
-    Route,
-    Version,
-)
+from tidegate.deployer.state import Blessed, EvidenceItem, KnownVersion, Number
 
 
 class Verb(StrEnum):
-    """What a person asks for."""
+    """What a person asks for; the names are those of the contract without ``VERB_``."""
 
     START = "START"
     PAUSE = "PAUSE"
@@ -33,225 +22,125 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VersionRegistered:
-    """The registry has a version and its artifact."""
+    """The registry has a version."""
 
-    time: datetime
-    version: Version
-    artifact: Artifact
+    time_s: float
+    cause: str
+    version: KnownVersion
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionBlessed:
+    """The validator lets a version be delivered."""
+
+    time_s: float
+    cause: str
+    blessed: Blessed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VersionApproved:
     """A person approved a version."""
 
-    time: datetime
-    version: Version
-    actor: str
+    time_s: float
+    cause: str
+    number: Number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VersionRejected:
-    """A person rejected a version."""
+class ServerChanged:
+    """A version's server became ready, not ready, or failed; ``failure`` says why."""
 
-    time: datetime
-    version: Version
-    actor: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VersionBlessed:
-    """The validator lets a version be delivered, under this policy; ``rollout_id`` names the rollout that follows."""
-
-    time: datetime
-    version: Version
-    policy: Policy
-    rollout_id: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServerReady:
-    """A version's server answers at ``endpoint``."""
-
-    time: datetime
-    version: Version
+    time_s: float
+    cause: str
+    number: Number
     endpoint: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ServerFailed:
-    """A version's server could not be started, or died for good."""
-
-    time: datetime
-    version: Version
-    reason: str
+    ready: bool
+    failure: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RouteAcknowledged:
-    """Proxies have (or have not) acknowledged a route table; ``missing`` names those that have not."""
+    """Every leased proxy has a route table."""
 
-    time: datetime
+    time_s: float
+    cause: str
     epoch: int
     revision: int
-    complete: bool
-    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvidenceReached:
-    """The candidate is good enough at the step that began this route."""
+    """The candidate is good enough at the step whose route this is."""
 
-    time: datetime
+    time_s: float
+    cause: str
     rollout_id: str
     epoch: int
     revision: int
-    evidence: Evidence
+    evidence: EvidenceItem
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetricBreached:
-    """The tide turned: a guard breached."""
+    """The tide turned."""
 
-    time: datetime
+    time_s: float
+    cause: str
     rollout_id: str
-    evidence: Evidence
+    guard: str
+    evidence: EvidenceItem
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeartbeatSeen:
     """The monitor watches this rollout."""
 
-    time: datetime
+    time_s: float
+    cause: str
     rollout_id: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CommandGiven:
-    """A person asked; the same ``request_id`` has its effect once. ``new_rollout_id`` is for START and ROLLBACK."""
+    """A person asked for something; the same request has its effect once."""
 
-    time: datetime
+    time_s: float
+    cause: str
     request_id: str
     verb: Verb
-    actor: str
     rollout_id: str = ""
-    version: Version | None = None
+    number: Number | None = None
     full: bool = False
-    reason: str = ""
-    new_rollout_id: str = ""
+    actor: str = "somebody"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TakenOver:
+    """A deployer owns the model's partition from now on."""
+
+    time_s: float
+    cause: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ticked:
     """Time passed."""
 
-    time: datetime
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TakenOver:
-    """Another deployer owns the model from now on: its routes get a new epoch."""
-
-    time: datetime
+    time_s: float
+    cause: str = "time passed"
 
 
 Event = (
     VersionRegistered
-    | VersionApproved
-    | VersionRejected
     | VersionBlessed
-    | ServerReady
-    | ServerFailed
+    | VersionApproved
+    | ServerChanged
     | RouteAcknowledged
     | EvidenceReached
     | MetricBreached
     | HeartbeatSeen
     | CommandGiven
-    | Ticked
     | TakenOver
+    | Ticked
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StartServer:
-    """See that a version's server runs."""
-
-    version: Version
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StopServer:
-    """See that a version's server is gone."""
-
-    version: Version
-
-
-Command = StartServer | StopServer
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arm:
-    """Share of one version, in millionths."""
-
-    version: Version
-    role: Role
-    weight: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """One published move of a rollout."""
-
-    rollout_id: str
-    sequence: int
-    candidate: Version
-    stable: Version | None
-    strategy: str
-    change: Change | None
-    phase: Phase
-    step_index: int
-    arms: tuple[Arm, ...]
-    epoch: int
-    revision: int
-    reason: str
-    cause: str
-    evidence: tuple[Evidence, ...]
-    policy_revision: int
-    breached_guard: str
-    guards: str
-    time: datetime
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
-    """What follows from an event: the new state, what to publish with it, and what to do after it is saved.
-
-    ``is_durable`` is False where only a heartbeat's time changed: such a state need not be saved.
-    """
-
-    state: ModelState
-    commands: tuple[Command, ...]
-    steps: tuple[Step, ...]
-    route: Route | None
-    reason: str
-    is_durable: bool
-
-
-def describe(event: Event) -> str:
-    """Return the event in one line."""
-    match event:
-        case VersionRegistered() | VersionBlessed():
-            return f"{type(event).__name__} {event.version}"
-        case VersionApproved() | VersionRejected():
-            return f"{type(event).__name__} {event.version} by {event.actor}"
-        case ServerReady(endpoint=endpoint):
-            return f"ServerReady {event.version} at {endpoint}"
-        case ServerFailed(reason=reason):
-            return f"ServerFailed {event.version}: {reason}"
-        case RouteAcknowledged(epoch=epoch, revision=revision, complete=complete):
-            return f"RouteAcknowledged {epoch}/{revision} {'complete' if complete else 'incomplete'}"
-        case EvidenceReached(evidence=evidence) | MetricBreached(evidence=evidence):
-            return f"{type(event).__name__} {evidence.guard} e={evidence.e_value:.6g} of {evidence.threshold:.6g}"
-        case CommandGiven(verb=verb, actor=actor, reason=reason):
-            return f"{verb} by {actor}" + (f": {reason}" if reason else "")
-        case HeartbeatSeen() | Ticked() | TakenOver():
-            return type(event).__name__

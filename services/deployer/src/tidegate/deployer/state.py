@@ -1,13 +1,26 @@
-"""What the deployer knows of one model: frozen values, no behaviour beyond checking themselves."""
+"""The values of the rollout core: frozen, checked by their types, nothing but the standard library."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 WEIGHT_TOTAL: Final = 1_000_000
+KNOWN_VERSIONS_MAX: Final = 500
+QUEUE_MAX: Final = 50
+REQUEST_IDS_MAX: Final = 200
+
+
+class Number(NamedTuple):
+    """A version number; compares as numbers do."""
+
+    major: int
+    minor: int
+    pipeline: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.pipeline}"
 
 
 class Phase(StrEnum):
@@ -28,15 +41,7 @@ class Phase(StrEnum):
 
 
 TERMINAL_PHASES: Final = frozenset({Phase.PROMOTED, Phase.ROLLED_BACK, Phase.ABORTED, Phase.SUPERSEDED})
-
-
-class Change(StrEnum):
-    """How a candidate differs from the stable version."""
-
-    FIRST = "FIRST"
-    MAJOR = "MAJOR"
-    MINOR = "MINOR"
-    PIPELINE = "PIPELINE"
+_TRAFFIC_PHASES: Final = frozenset({Phase.STEPPING, Phase.SETTLING})
 
 
 class Role(StrEnum):
@@ -46,212 +51,211 @@ class Role(StrEnum):
     CANDIDATE = "CANDIDATE"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Version:
-    """MAJOR.MINOR.PIPELINE."""
-
-    major: int
-    minor: int
-    pipeline: int
-
-    def __str__(self) -> str:
-        return f"{self.major}.{self.minor}.{self.pipeline}"
-
-    @classmethod
-    def parse(cls, text: str) -> Version:
-        """Return the version written as MAJOR.MINOR.PIPELINE."""
-        major, minor, pipeline = (int(part) for part in text.split("."))
-        return cls(major, minor, pipeline)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Artifact:
-    """What a server loads."""
-
-    uri: str
-    digest: str
-    size_bytes: int = 0
-    format: str = "onnx"
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Strategy:
-    """One way to deliver; ``steps`` are the candidate's weights in millionths, rising, the last one is all."""
+    """One way to deliver; ``steps`` are the candidate's shares, rising, the last one 1.0."""
 
     name: str
-    steps: tuple[int, ...]
-    bake_s: float
+    steps: tuple[float, ...] = ()
+    bake_s: float = 10.0
     approval: str = ""
-
-    def __post_init__(self) -> None:
-        rising = all(low < high for low, high in zip(self.steps, self.steps[1:], strict=False))
-        if not self.steps or not rising or self.steps[0] <= 0 or self.steps[-1] != WEIGHT_TOTAL:
-            raise ValueError(f"steps are {self.steps}, expected weights that rise from above 0 to {WEIGHT_TOTAL}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Policy:
-    """What the policy of a model says about delivery. ``guards`` is opaque: it is handed on to the monitor."""
+class DeliveryPolicy:
+    """What delivery obeys; ``approvals`` are for MAJOR, MINOR and PIPELINE, ``guards_json`` is for the monitor."""
 
     revision: int
-    mode: str
     on_first: Strategy
     on_major: Strategy
     on_minor: Strategy
     on_pipeline: Strategy
-    deadline_s: float
-    settle_s: float
-    holdback: int
-    on_breach: str
-    mid_rollout: str
-    approvals_major: int = 0
-    approvals_minor: int = 0
-    approvals_pipeline: int = 0
-    load_timeout_s: float = 60.0
-    memory_mib_max: int = 0
-    min_sandbox: str = ""
-    runtime: str = ""
-    guards: str = ""
+    approvals: tuple[int, int, int] = (0, 0, 0)
+    deadline_s: float = 86_400.0
+    settle_s: float = 600.0
+    holdback: float = 0.0
+    on_breach: str = "rollback"
+    mid_rollout: str = "queue"
+    mode: str = "act"
+    guards_json: str = "{}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownVersion:
-    """One version: what it is, what was said about it, and where it answers (empty: its server is not ready)."""
+    """A registered version: its artifact, and what was said about it."""
 
-    version: Version
-    artifact: Artifact | None = None
-    policy: Policy | None = None
-    endpoint: str = ""
-    approved_by: tuple[str, ...] = ()
-    rejected: bool = False
-    breached: bool = False
+    number: Number
+    uri: str
+    digest: str
+    size_bytes: int
+    format: str
+    blessed: bool = False
+    approved: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
+class Blessed:
+    """A blessed version and the policy that its rollout keeps; ``rollout_id`` names the rollout that follows."""
+
+    number: Number
+    policy: DeliveryPolicy
+    cause_id: str
+    rollout_id: str
+    correlation_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvidenceItem:
     """What one guard knew when it spoke."""
 
     guard: str
     e_value: float
     threshold: float
-    candidate_estimate: float
-    stable_estimate: float
-    candidate_count: int
-    stable_count: int
+    candidate_estimate: float = 0.0
+    stable_estimate: float = 0.0
+    candidate_count: int = 0
+    stable_count: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RouteArm:
-    """One version on a line; ``weight`` in millionths."""
+class ServerStatus:
+    """How a version's server is, as last seen."""
 
-    version: Version
-    role: Role
-    weight: int
+    number: Number
     endpoint: str
+    ready: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RouteLine:
-    """The route of one MAJOR line; requests that the candidate fails are answered by ``fallback``."""
+class Arm:
+    """One version's share of a line."""
+
+    number: Number
+    role: Role
+    weight_millionths: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """The route of one MAJOR line; ``fallback`` answers where the candidate can't."""
 
     major: int
-    arms: tuple[RouteArm, ...]
-    fallback: Version | None = None
-
-    def __post_init__(self) -> None:
-        total = sum(arm.weight for arm in self.arms)
-        if total != WEIGHT_TOTAL:
-            raise ValueError(f"weights of line {self.major} sum to {total}, expected {WEIGHT_TOTAL}")
+    arms: tuple[Arm, ...]
+    fallback: Number | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Route:
-    """The route table in force, ordered by (epoch, revision); ``acknowledged`` by every leased proxy."""
+    """The route table in force, ordered by (epoch, revision).
+
+    ``draining`` are versions that left the routes since the last acknowledgement: a proxy may still send to them. The
+    empty first route has nothing to acknowledge.
+    """
 
     epoch: int = 0
     revision: int = 0
-    lines: tuple[RouteLine, ...] = ()
-    acknowledged: bool = False
+    lines: tuple[Line, ...] = ()
+    endpoints: tuple[tuple[Number, str], ...] = ()
+    acknowledged: bool = True
+    draining: tuple[Number, ...] = ()
+
+    def versions(self) -> tuple[Number, ...]:
+        """Return every version that the route names, also as a fallback."""
+        named = {arm.number for line in self.lines for arm in line.arms}
+        named |= {line.fallback for line in self.lines if line.fallback is not None}
+        return tuple(sorted(named))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rollout:
-    """One attempt to take a candidate to 100 %.
+    """One attempt to take a candidate to 100 %; ``*_s`` points in time are seconds of the epoch.
 
-    ``weight`` is the candidate's, in millionths. ``held_phase`` is where HOLDING, PAUSED and AWAITING_APPROVAL return
-    to; ``last_phase`` is how ROLLING_BACK will end. ``step_route`` is the (epoch, revision) that began this step.
+    ``resume_phase`` is where PAUSED and HOLDING go back to, ``ending`` is how ROLLING_BACK will end, and
+    ``step_acknowledged_s`` is when the proxies had this step's route (None: not yet).
     """
 
     rollout_id: str
-    candidate: Version
-    stable: Version | None
-    change: Change
-    strategy: Strategy
-    policy: Policy
+    correlation_id: str
+    candidate: Number
+    stable: Number | None
+    strategy: str
+    steps: tuple[float, ...]
+    bake_s: float
+    policy: DeliveryPolicy
     phase: Phase
-    begin_time: datetime
+    began_s: float
+    approval: str = ""
     step_index: int = 0
-    weight: int = 0
-    step_epoch: int = 0
-    step_revision: int = 0
-    applied_time: datetime | None = None
-    evidence_reached: bool = False
-    heartbeat_time: datetime | None = None
-    held_phase: Phase | None = None
-    hold_time: datetime | None = None
-    last_phase: Phase | None = None
-    reached_all: bool = False
+    step_acknowledged_s: float | None = None
+    evidence: tuple[EvidenceItem, ...] = ()
+    heartbeat_s: float = 0.0
+    resume_phase: Phase | None = None
+    ending: Phase | None = None
     breached_guard: str = ""
-    full_wanted: bool = False
 
     @property
-    def breached(self) -> bool:
-        """Say whether a guard breached: then this rollout never goes up again."""
-        return bool(self.breached_guard)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Queued:
-    """A blessed version that waits for its turn; ``commanded`` by a person, ``instant`` skips steps and approval."""
-
-    rollout_id: str
-    version: Version
-    commanded: bool = False
-    instant: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Retiring:
-    """A version off the routes whose server waits for the acknowledgement, then for the drain."""
-
-    version: Version
-    epoch: int
-    revision: int
-    free_time: datetime | None = None
+    def has_traffic(self) -> bool:
+        """Say whether the candidate gets traffic, also while the rollout is paused or holds."""
+        return (self.resume_phase or self.phase) in _TRAFFIC_PHASES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelState:
-    """All of one model. ``lines`` holds the settled version of each MAJOR, the one of ``stable`` answers unversioned."""
+    """All that the deployer knows of one model; ``retained`` are versions that keep an older MAJOR line alive."""
 
     model: str
     versions: tuple[KnownVersion, ...] = ()
-    lines: tuple[Version, ...] = ()
-    stable: Version | None = None
-    previous_stable: Version | None = None
-    active: Rollout | None = None
-    queue: tuple[Queued, ...] = ()
-    retiring: tuple[Retiring, ...] = ()
+    stable: Number | None = None
+    previous_stable: Number | None = None
+    retained: tuple[Number, ...] = ()
+    servers: tuple[ServerStatus, ...] = ()
+    rollout: Rollout | None = None
+    queue: tuple[Blessed, ...] = ()
     route: Route = field(default_factory=Route)
     sequence: int = 0
-    seen_requests: tuple[str, ...] = ()
-    seen_rollouts: tuple[str, ...] = ()
+    breached: tuple[Number, ...] = ()
+    rollout_ids: tuple[str, ...] = ()
+    request_ids: tuple[str, ...] = ()
 
-    def known(self, version: Version) -> KnownVersion | None:
-        """Return what is known of ``version``, or None."""
-        return next((known for known in self.versions if known.version == version), None)
+    def version(self, number: Number) -> KnownVersion | None:
+        """Return what is known of ``number``, or None."""
+        return next((version for version in self.versions if version.number == number), None)
 
-    def endpoint(self, version: Version) -> str:
-        """Return where ``version`` answers; empty: nowhere."""
-        known = self.known(version)
-        return known.endpoint if known is not None else ""
+    def ready_endpoint(self, number: Number) -> str:
+        """Return where the server of ``number`` answers, or "" if it is not ready."""
+        return next((server.endpoint for server in self.servers if server.number == number and server.ready), "")
+
+    def wanted_servers(self) -> tuple[Number, ...]:
+        """Return the versions whose servers shall run: a server goes only after no proxy sends to it any more."""
+        wanted = {*self.retained, *self.route.versions(), *self.route.draining}
+        if self.stable is not None:
+            wanted.add(self.stable)
+        if self.rollout is not None:
+            wanted.add(self.rollout.candidate)
+            if self.rollout.stable is not None:
+                wanted.add(self.rollout.stable)
+        return tuple(sorted(wanted))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepRecord:
+    """One published move of a rollout."""
+
+    rollout: Rollout
+    sequence: int
+    arms: tuple[Arm, ...]
+    route_epoch: int
+    route_revision: int
+    reason: str
+    cause: str
+    time_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What follows from an event: the state after it, the steps to publish, whether the route changed, and why."""
+
+    state: ModelState
+    steps: tuple[StepRecord, ...] = ()
+    route_changed: bool = False
+    reason: str = ""

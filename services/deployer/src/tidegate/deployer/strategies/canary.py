@@ -1,22 +1,17 @@
-"""Canary: step by step, each step held until it has baked and the monitor has evidence."""
+"""Canary: step by step; each step is held until it has baked and the monitor has evidence."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-
-from tidegate.deployer.state import Rollout
+from tidegate.deployer.state import Rollout, Strategy
 
 
-def why_not_advance(rollout: Rollout, *, route_acknowledged: bool, time: datetime) -> str:
-    """Return what keeps a step from its successor; empty = nothing. Time alone never suffices: evidence is wanted."""
-    if not route_acknowledged or rollout.applied_time is None:
-        return "the proxies have not all acknowledged the route"
-    if not rollout.evidence_reached:
-        return "the monitor has no evidence yet"
-    baked = rollout.applied_time + timedelta(seconds=rollout.strategy.bake_s)
-    return f"the step bakes for {(baked - time).total_seconds():g} s more" if time < baked else ""
+def steps(strategy: Strategy) -> tuple[float, ...]:
+    """Return the shares as the policy says."""
+    return strategy.steps
 
 
-def last_index(rollout: Rollout) -> int:
-    """Return the index of the step that takes all traffic."""
-    return len(rollout.strategy.steps) - 1
+def is_step_earned(rollout: Rollout, now_s: float) -> bool:
+    """Say whether the step was acknowledged, has baked since, and has evidence; time alone never suffices."""
+    if rollout.step_acknowledged_s is None or not rollout.evidence:
+        return False
+    return now_s - rollout.step_acknowledged_s >= rollout.bake_s

@@ -1,4 +1,4 @@
-"""The fleet of proxies: the newest table of a model wins, all leased proxies acknowledge, a bad table harms no other."""
+"""The fleet of proxies: the newest table of a model wins, all leased proxies acknowledge, a bad one harms no other."""
 
 from __future__ import annotations
 
