@@ -15,6 +15,7 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 3
 EXIT_NOT_FOUND: Final = 4
+UNAVAILABLE_HINT: Final = "see `tidegate status`; `tidegate up` starts the embedded stack"
 
 # First match wins: subclasses stand before their bases.
 _EXIT_CODES: Final = (
@@ -35,8 +36,9 @@ def show_error(error: TidegateError) -> None:
     message = str(error).partition("\nhint: ")[0]
     where = f" [{error.field}]" if error.field else ""
     sys.stderr.write(f"error: {message}{where}\n")
-    if error.hint:
-        sys.stderr.write(f"hint: {error.hint}\n")
+    hint = error.hint or (UNAVAILABLE_HINT if isinstance(error, Unavailable) else "")
+    if hint:
+        sys.stderr.write(f"hint: {hint}\n")
 
 
 class TidegateGroup(TyperGroup):

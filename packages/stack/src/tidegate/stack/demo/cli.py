@@ -22,7 +22,7 @@ EXIT_FAILED: Final = 1
 def demo(
     directory: Annotated[Path, typer.Option("--dir", help="Data directory; emptied first.")] = DIRECTORY,
     *,
-    rate: Annotated[float, typer.Option(help="Live requests a second.", min=20.0, max=2000.0)] = 150.0,
+    rate: Annotated[float, typer.Option(help="Live requests a second.", min=20.0, max=2000.0)] = 200.0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up at the end.")] = False,
     json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:

@@ -19,7 +19,7 @@ from tidegate.stack.demo.data import INPUTS, Flights
 from tidegate.stack.demo.models import MODEL
 from tidegate.stack.demo.publication import datatype
 
-RATE_PER_S: Final = 150.0
+RATE_PER_S: Final = 200.0
 CONNECTIONS: Final = 8
 TIMEOUT_S: Final = 10.0
 FAILURES_KEPT: Final = 20
