@@ -62,7 +62,8 @@ def _errors_told() -> Iterator[None]:
         yield
     except TidegateError as error:
         _err.print(f"error: {error}", markup=False)
-        raise typer.Exit(EXIT_FAILED) from None
+        # An error that names a field is about what was typed.
+        raise typer.Exit(EXIT_USAGE if error.field else EXIT_FAILED) from None
 
 
 def _chosen(context: typer.Context, directory: Path | None) -> Path:
