@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tidegate.monitor.judges import absolute, betting, latency, noninferiority, two_sample
-from tidegate.monitor.judges.projection import log_mean, project
+from tidegate.monitor.judges.projection import project
 from tidegate.monitor.judges.two_sample import Block, TwoSample
+from tidegate.monitor.judges.wealth import Wealth, log_sum, play
 
 Floats = NDArray[np.float64]
 Increments = Callable[..., Floats]
@@ -107,7 +108,8 @@ def crossings(
 ) -> Floats:
     """Return, for each simulated rollout at 100 requests/s, the candidate's requests when it crossed 1/alpha (nan = never)."""
     random = np.random.default_rng(seed)
-    log_e, seen = np.zeros((runs, len(log_weights))), np.zeros((runs, 4))
+    bets, cash = np.full((runs, len(log_weights)), -np.inf), np.zeros(runs)
+    blocks, seen = np.zeros(runs), np.zeros((runs, 4))
     requests, crossed = np.zeros(runs), np.full(runs, np.nan)
     for second in range(seconds):
         total = random.poisson(100, runs)
@@ -117,12 +119,19 @@ def crossings(
         requests += n_c
         both = (n_c > 0) & (n_b > 0)
         counts = np.stack([n_c, k_c, n_b, k_b], axis=1).astype(np.float64)
-        log_e[both] += increments(estimates=seen[both], counts=counts[both], margin=margin)
+        factors = increments(estimates=seen[both], counts=counts[both], margin=margin)
+        if increments is two_sample.increments:
+            bets[both], cash[both] = play(bets[both], cash[both], blocks[both], factors, log_weights)
+        else:
+            bets[both] = np.where(np.isneginf(bets[both]), log_weights, bets[both]) + factors
+            cash[both] = -np.inf
+        blocks += both
         seen += np.stack([k_c, n_c, k_b, n_b], axis=1)
         for trials in (1, 3):
             keep = np.minimum(1.0, two_sample.MEMORY_TRIALS / np.maximum(seen[:, trials], 1.0))
             seen[:, trials - 1 : trials + 1] *= keep[:, np.newaxis]
-        over = np.isnan(crossed) & (log_mean(log_e, log_weights) >= math.log(1 / alpha))
+        log_e = log_sum(np.concatenate([bets, cash[:, np.newaxis]], axis=1))
+        over = np.isnan(crossed) & (log_e >= math.log(1 / alpha))
         crossed[over] = requests[over]
         if not np.isnan(crossed).any():
             break
@@ -204,6 +213,29 @@ def test_real_regression_is_found_within_twice_the_bound(margin: float) -> None:
     )
     assert not np.isnan(crossed).any()
     assert np.mean(crossed) <= 2 * detection_bound(0.05, 0.005, 0.1, margin)
+
+
+def test_candidate_that_turns_bad_after_hours_is_found_soon() -> None:
+    state = TwoSample()
+    for _ in range(3_000):
+        state = two_sample.update(state, Block(n_c=10, k_c=0, n_b=90, k_b=1), margin=0.005)
+    blocks = 0
+    while state.log_e_value() < math.log(400):
+        state = two_sample.update(state, Block(n_c=10, k_c=2, n_b=90, k_b=1), margin=0.005)
+        blocks += 1
+    assert blocks <= 15
+
+
+def test_moving_wealth_creates_none() -> None:
+    wealth = Wealth()
+    weights = np.log(np.array([0.25, 0.75]))
+    for _ in range(1000):
+        wealth = wealth.after(np.zeros(2), weights)
+        assert wealth.log_total() == pytest.approx(0.0, abs=1e-9)
+    losing = Wealth()
+    for _ in range(1000):
+        losing = losing.after(np.full(2, -1.0), weights)
+    assert losing.log_total() > -5
 
 
 def test_inferior_candidate_is_promoted_at_most_alpha_often() -> None:
@@ -322,18 +354,17 @@ def test_no_bet_on_slowness_expects_to_gain_within_the_null(
     n_c, n_b = sizes
     outcomes = [(k_c, k_b) for k_c in range(n_c + 1) for k_b in range(n_b + 1)]
     chances = np.outer(binomial(n_c, rate_c), binomial(n_b, rate_b)).reshape(-1, 1)
-    start = betting.start(betting.SHARES)
-    wealth = np.array(
-        [betting.bet(start, k_c / n_c - k_b / n_b, worst=1.0, shares=betting.SHARES) for k_c, k_b in outcomes]
+    factors = np.array(
+        [betting.log_factors(k_c / n_c - k_b / n_b, worst=1.0, shares=betting.SHARES) for k_c, k_b in outcomes]
     )
-    assert np.all(np.sum(chances * np.exp(wealth), axis=0) <= 1 + 1e-9)
+    assert np.all(np.sum(chances * np.exp(factors), axis=0) <= 1 + 1e-9)
 
 
 @pytest.mark.parametrize("bound", [0.01, 0.1, 0.5])
 def test_no_bet_against_the_ceiling_expects_to_gain_within_the_null(bound: float) -> None:
     blocks = [Block(n_c=12, k_c=k, n_b=0, k_b=0) for k in range(13)]
-    wealth = np.array([latency.update_ceiling(latency.Ceiling(), one, bound=bound).log_e for one in blocks])
-    assert np.all(np.sum(binomial(12, bound).reshape(-1, 1) * np.exp(wealth), axis=0) <= 1 + 1e-9)
+    log_e = np.array([latency.update_ceiling(latency.Ceiling(), one, bound=bound).log_e_value() for one in blocks])
+    assert np.sum(binomial(12, bound) * np.exp(log_e)) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])

@@ -7,12 +7,13 @@ inequality gives the guarantee at all times).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from tidegate.monitor.judges.projection import RATE_MIN, Floats, log_mean, log_ratio, scale_odds
+from tidegate.monitor.judges.projection import RATE_MIN, Floats, log_ratio, scale_odds
+from tidegate.monitor.judges.wealth import Wealth
 
 ODDS_RATIOS: Final = np.array([1.4, 2.0, 3.0, 6.0, 15.0, 60.0])
 LOG_WEIGHTS: Final = np.log(np.full(len(ODDS_RATIOS), 1.0 / len(ODDS_RATIOS)))
@@ -21,13 +22,13 @@ BOUND_MAX: Final = 0.99
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Absolute:
-    """State of the e-process: the log e-value of each alternative."""
+    """State of the e-process: the wealth bet on each alternative."""
 
-    log_e: tuple[float, ...] = (0.0,) * len(ODDS_RATIOS)
+    wealth: Wealth = field(default_factory=Wealth)
 
     def log_e_value(self) -> float:
         """Return the log of the e-value; evidence against "at most the bound"."""
-        return float(log_mean(np.array(self.log_e), LOG_WEIGHTS))
+        return self.wealth.log_total()
 
 
 def update(state: Absolute, *, trials: int, failures: int, bound: float) -> Absolute:
@@ -35,7 +36,7 @@ def update(state: Absolute, *, trials: int, failures: int, bound: float) -> Abso
     if trials == 0:
         return state
     steps = increments(np.array([[trials]]), np.array([[failures]]), bound=bound)[0]
-    return Absolute(log_e=tuple(float(value) for value in np.array(state.log_e) + steps))
+    return Absolute(wealth=state.wealth.after(steps, LOG_WEIGHTS))
 
 
 def increments(trials: Floats, failures: Floats, *, bound: float) -> Floats:

@@ -49,7 +49,7 @@ from tidegate.monitor.judges.values import (
 BLOCK_REQUESTS_MIN: Final = 5
 BLOCK_SPAN_US: Final = 1_000_000
 # Slow requests come in clusters, and a block is one piece of evidence: short blocks are fast, long ones forgive stalls.
-LATENCY_SPAN_US: Final = 500_000
+LATENCY_SPAN_US: Final = 200_000
 # Stable's requests that found no candidate beside them for so long only teach what stable is like.
 LONELY_SPAN_US: Final = 5_000_000
 

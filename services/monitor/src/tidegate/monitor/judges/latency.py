@@ -19,7 +19,7 @@ that were answered with 2xx count: how long a failure takes is the error guard's
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from tidegate.monitor.judges import betting
 from tidegate.monitor.judges.projection import log_mean
 from tidegate.monitor.judges.two_sample import Block
+from tidegate.monitor.judges.wealth import Wealth
 
 BINS: Final = 48
 BIN_FIRST_US: Final = 200.0
@@ -48,20 +49,20 @@ EMPTY: Final[Histogram] = (0.0,) * BINS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Latency:
-    """State against stable: its histogram of earlier blocks, and the log wealth of each bet at each watched level."""
+    """State against stable: its histogram of earlier blocks, and the wealth bet at each watched level."""
 
     levels: tuple[float, ...]
     stable: Histogram = EMPTY
-    log_e: tuple[tuple[float, ...], ...] = ()
+    wealth: tuple[Wealth, ...] = ()
 
     def log_e_value(self) -> float:
         """Return the log of the mean e-value over the levels."""
-        values = np.array([betting.log_wealth(one) for one in self.wealth()])
+        values = np.array([one.log_total() for one in self.wealth_by_level()])
         return float(log_mean(values, np.log(np.full(len(values), 1.0 / len(values)))))
 
-    def wealth(self) -> tuple[tuple[float, ...], ...]:
-        """Return the log wealth at each level, also before the first block."""
-        return self.log_e or (betting.start(betting.SHARES),) * len(self.levels)
+    def wealth_by_level(self) -> tuple[Wealth, ...]:
+        """Return the wealth at each level, also before the first block."""
+        return self.wealth or (Wealth(),) * len(self.levels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,11 +72,11 @@ class Ceiling:
     Null: the mean share of requests above the ceiling is at most ``1 - quantile``.
     """
 
-    log_e: tuple[float, ...] = betting.start(betting.CAUTIOUS_SHARES)
+    wealth: Wealth = field(default_factory=Wealth)
 
     def log_e_value(self) -> float:
         """Return the log of the e-value; evidence against "at most the bound"."""
-        return betting.log_wealth(self.log_e)
+        return self.wealth.log_total()
 
 
 def watched_levels(quantile: float) -> tuple[float, ...]:
@@ -136,13 +137,15 @@ def exceedances(
 
 def update(state: Latency, blocks: tuple[Block | None, ...]) -> Latency:
     """Return the state after a block of exceedances at each level; its histogram comes by :func:`observe`."""
-    return replace(state, log_e=tuple(_bet(log_e, block) for log_e, block in zip(state.wealth(), blocks, strict=True)))
+    by_level = zip(state.wealth_by_level(), blocks, strict=True)
+    return replace(state, wealth=tuple(_bet(wealth, block) for wealth, block in by_level))
 
 
-def _bet(log_e: tuple[float, ...], block: Block | None) -> tuple[float, ...]:
+def _bet(wealth: Wealth, block: Block | None) -> Wealth:
     if block is None or not block.is_concurrent():
-        return log_e
-    return betting.bet(log_e, block.k_c / block.n_c - block.k_b / block.n_b, worst=1.0, shares=betting.SHARES)
+        return wealth
+    difference = block.k_c / block.n_c - block.k_b / block.n_b
+    return betting.bet(wealth, difference, worst=1.0, shares=betting.SHARES)
 
 
 def update_ceiling(state: Ceiling, block: Block, *, bound: float) -> Ceiling:
@@ -150,7 +153,7 @@ def update_ceiling(state: Ceiling, block: Block, *, bound: float) -> Ceiling:
     if block.n_c == 0:
         return state
     x = block.k_c / block.n_c - bound
-    return Ceiling(log_e=betting.bet(state.log_e, x, worst=bound, shares=betting.CAUTIOUS_SHARES))
+    return Ceiling(wealth=betting.bet(state.wealth, x, worst=bound, shares=betting.CAUTIOUS_SHARES))
 
 
 def observe(state: Latency, stable: Histogram) -> Latency:

@@ -17,6 +17,7 @@ from tidegate.monitor.judges.latency import Ceiling, Latency
 from tidegate.monitor.judges.noninferiority import NonInferiority
 from tidegate.monitor.judges.two_sample import Block, Estimates, TwoSample
 from tidegate.monitor.judges.values import Pending
+from tidegate.monitor.judges.wealth import Wealth
 
 LOG_E_MAX: Final = 700.0
 
@@ -115,15 +116,19 @@ def read_process(name: str, value: Inputs) -> Process:
     """
     match name:
         case "latency":
-            log_e = tuple(tuple(one) for one in value["log_e"])
-            return Latency(levels=tuple(value["levels"]), stable=tuple(value["stable"]), log_e=log_e)
+            wealth = tuple(_wealth(one) for one in value["wealth"])
+            return Latency(levels=tuple(value["levels"]), stable=tuple(value["stable"]), wealth=wealth)
         case "two_sample":
-            return TwoSample(log_e=tuple(value["log_e"]), estimates=Estimates(**value["estimates"]))
+            return TwoSample(wealth=_wealth(value["wealth"]), estimates=Estimates(**value["estimates"]))
         case "noninferiority":
             return NonInferiority(log_e=tuple(value["log_e"]), estimates=Estimates(**value["estimates"]))
         case "absolute":
-            return Absolute(log_e=tuple(value["log_e"]))
+            return Absolute(wealth=_wealth(value["wealth"]))
         case "ceiling":
-            return Ceiling(log_e=tuple(value["log_e"]))
+            return Ceiling(wealth=_wealth(value["wealth"]))
         case _:
             raise ValueError(f"judge is {name!r}, expected two_sample, noninferiority, latency, absolute or ceiling")
+
+
+def _wealth(value: Inputs) -> Wealth:
+    return Wealth(log_bets=tuple(value["log_bets"]), log_cash=value["log_cash"], blocks=value["blocks"])

@@ -19,12 +19,12 @@ from typing import Final
 
 import numpy as np
 
-from tidegate.monitor.judges.projection import RATE_MIN, Floats, log_mean, log_ratio, project, scale_odds
+from tidegate.monitor.judges.projection import RATE_MIN, Floats, log_ratio, project, scale_odds
+from tidegate.monitor.judges.wealth import Wealth
 
 ODDS_RATIOS: Final = np.array([1.5, 2.2, 3.5, 6.0, 12.0, 40.0, 300.0])
 # The last component is the alternative learned from the candidate's own earlier blocks.
 LOG_WEIGHTS: Final = np.log(np.array([0.12, 0.14, 0.14, 0.14, 0.13, 0.1, 0.08, 0.15]))
-COMPONENTS: Final = len(LOG_WEIGHTS)
 PRIOR_FAILURES: Final = 0.1
 PRIOR_TRIALS: Final = 10.0
 # Requests that an estimate remembers: long enough to estimate 0.5 %, short enough to follow a rate that drifts.
@@ -60,14 +60,14 @@ class Estimates:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TwoSample:
-    """State of the e-process: the log e-value of each alternative, and the estimates for the next block."""
+    """State of the e-process: the wealth bet on each alternative, and the estimates for the next block."""
 
-    log_e: tuple[float, ...] = (0.0,) * COMPONENTS
+    wealth: Wealth = field(default_factory=Wealth)
     estimates: Estimates = field(default_factory=Estimates)
 
     def log_e_value(self) -> float:
         """Return the log of the e-value; evidence against "no worse than the margin allows"."""
-        return float(log_mean(np.array(self.log_e), LOG_WEIGHTS))
+        return self.wealth.log_total()
 
 
 def update(state: TwoSample, block: Block, *, margin: float) -> TwoSample:
@@ -79,8 +79,7 @@ def update(state: TwoSample, block: Block, *, margin: float) -> TwoSample:
         counts=np.array([[block.n_c, block.k_c, block.n_b, block.k_b]], dtype=np.float64),
         margin=margin,
     )[0]
-    log_e = tuple(float(value) for value in np.array(state.log_e) + steps)
-    return TwoSample(log_e=log_e, estimates=remember(state.estimates, block))
+    return TwoSample(wealth=state.wealth.after(steps, LOG_WEIGHTS), estimates=remember(state.estimates, block))
 
 
 def astuple_estimates(estimates: Estimates) -> tuple[float, float, float, float]:
