@@ -11,10 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
 import yaml
 from google.protobuf import json_format
-from pyarrow import csv, parquet
 
 from tidegate.contracts.names import MODEL_PATTERN, is_model
 from tidegate.core.errors import InvalidInput
@@ -137,6 +135,10 @@ def evaluation_digest(path: Path) -> str:
         InvalidInput: The file is no Parquet.
 
     """
+    # Imported here: most commands need not wait for it.
+    import pyarrow as pa  # noqa: PLC0415
+    from pyarrow import csv, parquet  # noqa: PLC0415
+
     try:
         table = parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
@@ -153,6 +155,8 @@ def completed_metrics(run: TrainingRun) -> tuple[Metric, ...]:
     """Return the metrics of ``run``, with the evaluation's digest and row count where they say none."""
     if run.evaluation is None:
         return run.metrics
+    from pyarrow import parquet  # noqa: PLC0415
+
     digest = evaluation_digest(run.evaluation)
     row_count = parquet.read_metadata(run.evaluation).num_rows
     completed = []
