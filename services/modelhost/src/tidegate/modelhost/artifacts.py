@@ -27,6 +27,12 @@ class ArtifactCache:
         # One fetch of a digest at a time; the locks live as long as somebody waits.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
+    def clean(self) -> None:
+        """Remove what a killed host had begun to fetch."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for path in self._directory.glob("*.*"):
+            path.unlink()
+
     async def fetch(self, *, uri: str, digest: str, in_use: AbstractSet[str]) -> Path:
         """Return the file with the bytes of ``digest``; ``in_use`` are the digests that must stay.
 
@@ -48,7 +54,6 @@ class ArtifactCache:
         return self._directory / digest.removeprefix("sha256:")
 
     async def _download(self, uri: str, path: Path, digest: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         fetched = path.with_name(path.name + ".fetched")
         try:
             found = await self._store.download(uri, fetched, limit_bytes=self._artifact_bytes_max)
@@ -61,16 +66,14 @@ class ArtifactCache:
 
     def _prune(self, keep: AbstractSet[str]) -> None:
         """Remove the artifacts unused for longest until the cache fits."""
-        files = sorted(self._directory.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-        total = 0
-        for path in files:
-            size = path.stat().st_size
-            is_kept = path.suffix != "" or f"sha256:{path.name}" in keep
-            if not is_kept and total + size > self._cache_bytes_max:
+        files = {path: path.stat() for path in self._directory.iterdir()}
+        kept = {path for path in files if path.suffix or f"sha256:{path.name}" in keep}
+        total = sum(files[path].st_size for path in kept)
+        for path in sorted(files.keys() - kept, key=lambda path: files[path].st_mtime, reverse=True):
+            total += files[path].st_size
+            if total > self._cache_bytes_max:
                 path.unlink(missing_ok=True)
                 log.info("artifact pruned", artifact=path.name)
-            else:
-                total += size
 
 
 def _is_cached(path: Path, digest: str) -> bool:

@@ -39,6 +39,8 @@ class Host:
             artifact_bytes_max=settings.artifact_bytes_max,
             cache_bytes_max=settings.artifact_cache_bytes_max,
         )
+        self._lock = _lock(settings.data_dir)
+        artifacts.clean()
         self._ports = Ports(
             launcher=self.launcher,
             artifacts=artifacts,
@@ -51,7 +53,6 @@ class Host:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # Set by a keeper that ends with an error: the process ends and is started again.
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lock = _lock(settings.data_dir)
 
     async def open(self) -> None:
         """Take over the servers of an earlier host, and end what it could not write down."""

@@ -67,7 +67,10 @@ class Keeper:
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_MAX)
         self._popen: subprocess.Popen[bytes] | None = None
         self._launch: asyncio.Task[None] | None = None
+        # Of which process the tree is, and when it was looked up (by the loop's clock).
+        self._measured: Process | None = None
         self._measured_at = 0.0
+        self._tree: tuple[int, ...] = ()
 
     async def run(self, first: Decision | None = None) -> None:
         """Run until the server is forgotten; ``first`` is a decision made before the keeper began."""
@@ -88,12 +91,15 @@ class Keeper:
         await self._inbox.put(StopAsked(time=utc_now()))
 
     async def measure(self) -> None:
-        """Read the memory of the server's processes now."""
-        process = self.server.process
-        if process is not None:
-            self._measured_at = asyncio.get_running_loop().time()
-            memory = await asyncio.to_thread(processes.peak_memory_bytes, process, self._mark)
-            self.server = measured(self.server, memory)
+        """Read the memory of the server's processes now; who belongs to it is looked up every few seconds."""
+        process, now = self.server.process, asyncio.get_running_loop().time()
+        if process is None:
+            return
+        if process != self._measured or now > self._measured_at + MEASURE_INTERVAL_S:
+            self._measured, self._measured_at = process, now
+            self._tree = await asyncio.to_thread(processes.tree, process, self._mark)
+        if self.server.process == process:
+            self.server = measured(self.server, processes.peak_memory_bytes(self._tree))
 
     async def _next_event(self) -> Event:
         poll_s = STARTING_POLL_S if self.server.state is State.STARTING else READY_POLL_S
@@ -110,7 +116,7 @@ class Keeper:
             exit_code = self._exit_code()
             return Observed(time=utc_now(), is_alive=False, is_ready=False, exit_code=exit_code, log_tail=tail())
         if server.state is State.READY:
-            if asyncio.get_running_loop().time() - self._measured_at > MEASURE_INTERVAL_S:
+            if asyncio.get_running_loop().time() > self._measured_at + MEASURE_INTERVAL_S:
                 await self.measure()
                 self._ports.launcher.cut_log(server.spec)
             return Observed(time=utc_now(), is_alive=True, is_ready=True)

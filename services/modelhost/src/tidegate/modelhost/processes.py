@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,15 +33,18 @@ def is_alive(process: Process | None, own_mark: str) -> bool:
     return process is not None and _resolve(process, own_mark) is not None
 
 
-def peak_memory_bytes(process: Process, own_mark: str) -> int:
-    """Return the largest resident memory of the server's processes that live now, in bytes.
+def tree(process: Process, own_mark: str) -> tuple[int, ...]:
+    """Return the pids of ``process`` and of all that it started; none if it is gone."""
+    root = _resolve(process, own_mark)
+    return () if root is None else (root.pid, *(child.pid for child in _children(root)))
+
+
+def peak_memory_bytes(pids: Sequence[int]) -> int:
+    """Return the largest resident memory of the processes that live now, in bytes.
 
     The kernel's own high-water marks are summed: they miss no short peak, and shared pages count once a process.
     """
-    root = _resolve(process, own_mark)
-    if root is None:
-        return 0
-    return sum(_high_water_bytes(member.pid) for member in (root, *_children(root)))
+    return sum(_high_water_bytes(pid) for pid in pids)
 
 
 def marks_alive(data_dir: Path) -> set[str]:
