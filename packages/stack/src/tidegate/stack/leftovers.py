@@ -12,7 +12,7 @@ import psutil
 from tidegate.modelhost.processes import MARK_NAME
 from tidegate.modelhost.processes import mark as model_server_mark
 from tidegate.stack.layout import Layout
-from tidegate.stack.object_store import metadata_url
+from tidegate.stack.object_store import PROCESS_NAME
 from tidegate.stack.supervisor import MARKER, PART_MARKER
 
 TERM_S: Final = 20.0
@@ -22,14 +22,12 @@ KILL_S: Final = 10.0
 def marked(layout: Layout, *, parts: Callable[[str], bool] = lambda _: True) -> list[psutil.Process]:
     """Return the processes that this stack started; ``parts`` says of which part (the supervisor's name is empty)."""
     mark = str(layout.root)
-    # The object store's process writes over its own environment: it is known by its command line.
-    store_url = metadata_url(layout.part("object-store"))
     found = []
     for process in psutil.process_iter():
         environment = _environment(process)
         if environment.get(MARKER) == mark:
             name = environment.get(PART_MARKER, "")
-        elif not environment and store_url in _command(process):
+        elif MARKER not in environment and _is_object_store(process, layout):
             name = "object-store"
         else:
             continue
@@ -38,11 +36,16 @@ def marked(layout: Layout, *, parts: Callable[[str], bool] = lambda _: True) -> 
     return found
 
 
-def _command(process: psutil.Process) -> list[str]:
+def _is_object_store(process: psutil.Process, layout: Layout) -> bool:
+    """Return whether it is the object store, which writes over its environment and command line to hide keys."""
     try:
-        return list(process.cmdline()) if process.uids().real == os.getuid() else []
+        return (
+            process.name() == PROCESS_NAME
+            and process.uids().real == os.getuid()
+            and process.cwd() == str(layout.part("object-store"))
+        )
     except (psutil.Error, OSError):
-        return []
+        return False
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:

@@ -17,6 +17,7 @@ from tidegate.stack.program import Program
 UPLOAD_BUCKET: Final = "tidegate-uploads"
 ARTIFACT_BUCKET: Final = "tidegate-artifacts"
 FORMAT_TIMEOUT_S: Final = 60
+PROCESS_NAME: Final = "juicefs"
 CACHE_MIB: Final = 256
 
 
@@ -57,11 +58,6 @@ def ensure_credentials(path: Path) -> Credentials:
         ) from None
 
 
-def metadata_url(data_dir: Path) -> str:
-    """Return where the store keeps its metadata; the word by which its process is known."""
-    return f"sqlite3://{data_dir / 'meta.db'}"
-
-
 def prepare_object_store(data_dir: Path, *, port: int, credentials: Credentials) -> Program:
     """Format the store on the first run and return its program.
 
@@ -72,8 +68,8 @@ def prepare_object_store(data_dir: Path, *, port: int, credentials: Credentials)
     data_dir = data_dir.resolve()
     for folder in ("blob", "cache"):
         (data_dir / folder).mkdir(parents=True, exist_ok=True)
-    juicefs = str(Path(sysconfig.get_path("scripts")) / "juicefs")
-    meta_url = metadata_url(data_dir)
+    juicefs = str(Path(sysconfig.get_path("scripts")) / PROCESS_NAME)
+    meta_url = f"sqlite3://{data_dir / 'meta.db'}"
     if not (data_dir / "formatted").exists():
         _format(juicefs, meta_url, data_dir)
         (data_dir / "formatted").touch()
