@@ -1,4 +1,4 @@
-"""What can happen to a model, past tense; time is a field (epoch seconds), ``cause`` is the event in one line."""
+"""What can happen to a model. Every event carries its time (seconds since the epoch) and its cause in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tidegate.deployer.state import Blessed, EvidenceItem, KnownVersion, Number
 
 
 class Verb(StrEnum):
-    """What a person asks for; the names are those of the contract without ``VERB_``."""
+    """What a person can ask for; the names are the contract's."""
 
     START = "START"
     PAUSE = "PAUSE"
@@ -22,7 +22,7 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VersionRegistered:
-    """The registry has a version."""
+    """A version exists and is stored."""
 
     time_s: float
     cause: str
@@ -31,7 +31,7 @@ class VersionRegistered:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VersionBlessed:
-    """The validator lets a version be delivered."""
+    """A version may be delivered."""
 
     time_s: float
     cause: str
@@ -40,7 +40,7 @@ class VersionBlessed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VersionApproved:
-    """A person approved a version."""
+    """A person consented to a version."""
 
     time_s: float
     cause: str
@@ -49,7 +49,7 @@ class VersionApproved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerChanged:
-    """A version's server became ready, not ready, or failed; ``failure`` says why."""
+    """The model host sees a server differently than before; ``failure`` says why it will not come up."""
 
     time_s: float
     cause: str
@@ -61,7 +61,7 @@ class ServerChanged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RouteAcknowledged:
-    """Every leased proxy has a route table."""
+    """Every leased proxy has the route table (epoch, revision)."""
 
     time_s: float
     cause: str
@@ -71,7 +71,7 @@ class RouteAcknowledged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvidenceReached:
-    """The candidate is good enough at the step whose route this is."""
+    """The candidate is good enough on the route (epoch, revision)."""
 
     time_s: float
     cause: str
@@ -94,7 +94,7 @@ class MetricBreached:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeartbeatSeen:
-    """The monitor watches this rollout."""
+    """The monitor watches the rollout."""
 
     time_s: float
     cause: str
@@ -103,7 +103,7 @@ class HeartbeatSeen:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CommandGiven:
-    """A person asked for something; the same request has its effect once."""
+    """A person asked for something; ``full`` is PROMOTE to 100 %."""
 
     time_s: float
     cause: str
@@ -112,12 +112,12 @@ class CommandGiven:
     rollout_id: str = ""
     number: Number | None = None
     full: bool = False
-    actor: str = "somebody"
+    actor: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TakenOver:
-    """A deployer owns the model's partition from now on."""
+    """A deployer became the owner of the model's routes: a new epoch begins."""
 
     time_s: float
     cause: str
@@ -125,10 +125,10 @@ class TakenOver:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ticked:
-    """Time passed."""
+    """Time went by."""
 
     time_s: float
-    cause: str = "time passed"
+    cause: str = "time"
 
 
 Event = (

@@ -1,4 +1,4 @@
-"""The values of the rollout core: frozen, checked by their types, nothing but the standard library."""
+"""What the deployer knows of one model: frozen values, and questions about them. Times are seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Final, NamedTuple
 
 WEIGHT_TOTAL: Final = 1_000_000
 KNOWN_VERSIONS_MAX: Final = 500
-QUEUE_MAX: Final = 50
 REQUEST_IDS_MAX: Final = 200
+QUEUE_MAX: Final = 50
 
 
 class Number(NamedTuple):
-    """A version number; compares as numbers do."""
+    """A version number; numbers compare as people expect."""
 
     major: int
     minor: int
@@ -24,7 +24,7 @@ class Number(NamedTuple):
 
 
 class Phase(StrEnum):
-    """Where a rollout stands; the names are those of the contract without ``PHASE_``."""
+    """Where a rollout stands; the names are the contract's."""
 
     PENDING = "PENDING"
     STARTING = "STARTING"
@@ -41,11 +41,10 @@ class Phase(StrEnum):
 
 
 TERMINAL_PHASES: Final = frozenset({Phase.PROMOTED, Phase.ROLLED_BACK, Phase.ABORTED, Phase.SUPERSEDED})
-_TRAFFIC_PHASES: Final = frozenset({Phase.STEPPING, Phase.SETTLING})
 
 
 class Role(StrEnum):
-    """Role of a version on a line."""
+    """Role of a version in a route."""
 
     STABLE = "STABLE"
     CANDIDATE = "CANDIDATE"
@@ -53,7 +52,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Strategy:
-    """One way to deliver; ``steps`` are the candidate's shares, rising, the last one 1.0."""
+    """One way to deliver, as the policy names it."""
 
     name: str
     steps: tuple[float, ...] = ()
@@ -63,7 +62,7 @@ class Strategy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeliveryPolicy:
-    """What delivery obeys; ``approvals`` are for MAJOR, MINOR and PIPELINE, ``guards_json`` is for the monitor."""
+    """The part of a policy that delivery obeys; ``guards_json`` is handed on to the monitor unread."""
 
     revision: int
     on_first: Strategy
@@ -82,7 +81,7 @@ class DeliveryPolicy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownVersion:
-    """A registered version: its artifact, and what was said about it."""
+    """A registered version: what a server needs to serve it, and whether it is blessed."""
 
     number: Number
     uri: str
@@ -94,8 +93,56 @@ class KnownVersion:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ServerStatus:
+    """The model server of a version, as the model host says."""
+
+    number: Number
+    endpoint: str
+    ready: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """A version's share of one line's traffic."""
+
+    number: Number
+    role: Role
+    weight_millionths: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """The route of one MAJOR line; ``fallback`` answers what the candidate can't."""
+
+    major: int
+    arms: tuple[Arm, ...]
+    fallback: Number | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """The route table in force; (epoch, revision) orders routes.
+
+    ``draining`` are versions of earlier routes that a proxy may still send to until this one is acknowledged.
+    """
+
+    epoch: int = 0
+    revision: int = 0
+    lines: tuple[Line, ...] = ()
+    endpoints: tuple[tuple[Number, str], ...] = ()
+    acknowledged: bool = True
+    draining: tuple[Number, ...] = ()
+
+    def versions(self) -> tuple[Number, ...]:
+        """Return the versions that the route names."""
+        named = {arm.number for line in self.lines for arm in line.arms}
+        named |= {line.fallback for line in self.lines if line.fallback is not None}
+        return tuple(sorted(named))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Blessed:
-    """A blessed version and the policy that its rollout keeps; ``rollout_id`` names the rollout that follows."""
+    """A blessed version that waits for its turn; ``cause_id`` is the event that blessed it."""
 
     number: Number
     policy: DeliveryPolicy
@@ -106,7 +153,7 @@ class Blessed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvidenceItem:
-    """What one guard knew when it spoke."""
+    """What one guard knew when something was decided (the fields of the contract's Evidence)."""
 
     guard: str
     e_value: float
@@ -118,60 +165,11 @@ class EvidenceItem:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ServerStatus:
-    """How a version's server is, as last seen."""
-
-    number: Number
-    endpoint: str
-    ready: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arm:
-    """One version's share of a line."""
-
-    number: Number
-    role: Role
-    weight_millionths: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
-    """The route of one MAJOR line; ``fallback`` answers where the candidate can't."""
-
-    major: int
-    arms: tuple[Arm, ...]
-    fallback: Number | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Route:
-    """The route table in force, ordered by (epoch, revision).
-
-    ``draining`` are versions that left the routes since the last acknowledgement: a proxy may still send to them. The
-    empty first route has nothing to acknowledge.
-    """
-
-    epoch: int = 0
-    revision: int = 0
-    lines: tuple[Line, ...] = ()
-    endpoints: tuple[tuple[Number, str], ...] = ()
-    acknowledged: bool = True
-    draining: tuple[Number, ...] = ()
-
-    def versions(self) -> tuple[Number, ...]:
-        """Return every version that the route names, also as a fallback."""
-        named = {arm.number for line in self.lines for arm in line.arms}
-        named |= {line.fallback for line in self.lines if line.fallback is not None}
-        return tuple(sorted(named))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Rollout:
-    """One attempt to take a candidate to 100 %; ``*_s`` points in time are seconds of the epoch.
+    """One attempt to take a candidate to 100 %.
 
-    ``resume_phase`` is where PAUSED and HOLDING go back to, ``ending`` is how ROLLING_BACK will end, and
-    ``step_acknowledged_s`` is when the proxies had this step's route (None: not yet).
+    ``step_acknowledged_s`` is when the proxies had this step's route; ``resume_phase`` is where PAUSED and HOLDING go
+    back to; ``ending`` is the terminal phase that ROLLING_BACK leads to.
     """
 
     rollout_id: str
@@ -195,13 +193,14 @@ class Rollout:
 
     @property
     def has_traffic(self) -> bool:
-        """Say whether the candidate gets traffic, also while the rollout is paused or holds."""
-        return (self.resume_phase or self.phase) in _TRAFFIC_PHASES
+        """Say whether the candidate has (or had, while paused or held) live traffic."""
+        phase = self.resume_phase if self.phase in {Phase.PAUSED, Phase.HOLDING} else self.phase
+        return phase in {Phase.STEPPING, Phase.SETTLING, Phase.ROLLING_BACK}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelState:
-    """All that the deployer knows of one model; ``retained`` are versions that keep an older MAJOR line alive."""
+    """Everything that decisions about one model are made from."""
 
     model: str
     versions: tuple[KnownVersion, ...] = ()
@@ -218,16 +217,16 @@ class ModelState:
     request_ids: tuple[str, ...] = ()
 
     def version(self, number: Number) -> KnownVersion | None:
-        """Return what is known of ``number``, or None."""
+        """Return a known version, or None."""
         return next((version for version in self.versions if version.number == number), None)
 
     def ready_endpoint(self, number: Number) -> str:
-        """Return where the server of ``number`` answers, or "" if it is not ready."""
+        """Return where ``number`` answers, or "" if it is not ready."""
         return next((server.endpoint for server in self.servers if server.number == number and server.ready), "")
 
     def wanted_servers(self) -> tuple[Number, ...]:
-        """Return the versions whose servers shall run: a server goes only after no proxy sends to it any more."""
-        wanted = {*self.retained, *self.route.versions(), *self.route.draining}
+        """Return the versions whose server must run; level-triggered, so it can be acted on again at any time."""
+        wanted = {*self.route.versions(), *self.route.draining, *self.retained}
         if self.stable is not None:
             wanted.add(self.stable)
         if self.rollout is not None:
@@ -239,7 +238,7 @@ class ModelState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRecord:
-    """One published move of a rollout."""
+    """One RolloutStep to publish."""
 
     rollout: Rollout
     sequence: int
@@ -253,7 +252,7 @@ class StepRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """What follows from an event: the state after it, the steps to publish, whether the route changed, and why."""
+    """What follows from an event: the state to keep, the steps to publish, whether the route is a new one, and why."""
 
     state: ModelState
     steps: tuple[StepRecord, ...] = ()
