@@ -80,6 +80,25 @@ def test_object_store_keeps_state_over_kill_9_and_refuses_other_keys(tmp_path):
         stored.close()
 
 
+def test_object_store_finds_its_blobs_in_a_data_directory_that_was_moved(tmp_path):
+    keys = ensure_credentials(tmp_path / "credentials.json")
+    for name in ("here", "there"):
+        (port,) = free_ports(1)
+        endpoint = f"127.0.0.1:{port}"
+        program = prepare_object_store(tmp_path / name, port=port, credentials=keys)
+        with running(program, log=tmp_path / "s3.out", is_ready=lambda at=endpoint: object_store_ready(at, keys)):
+            client = minio_client(endpoint, keys)
+            if name == "here":
+                client.make_bucket(bucket_name="kept")
+                client.fput_object(bucket_name="kept", object_name="a", file_path=str(tmp_path / "credentials.json"))
+            else:
+                stored = client.get_object(bucket_name="kept", object_name="a")
+                assert stored.read() == (tmp_path / "credentials.json").read_bytes()
+                stored.close()
+        if name == "here":
+            (tmp_path / "here").rename(tmp_path / "there")
+
+
 def test_part_that_ends_at_once_is_named_with_the_end_of_its_log(tmp_path, kafka_jars):
     program = prepare_kafka(tmp_path / "kafka", port=1, controller_port=2, class_path=kafka_jars)
     (tmp_path / "kafka" / "server.properties").write_text("process.roles=nonsense\n")

@@ -59,10 +59,10 @@ def ensure_credentials(path: Path) -> Credentials:
 
 
 def prepare_object_store(data_dir: Path, *, port: int, credentials: Credentials) -> Program:
-    """Format the store on the first run and return its program.
+    """Format the store on the first run, tell it if its folder was moved, and return its program.
 
     Raises:
-        Unavailable: The store can't be formatted.
+        Unavailable: The store can't be set up.
 
     """
     data_dir = data_dir.resolve()
@@ -70,9 +70,15 @@ def prepare_object_store(data_dir: Path, *, port: int, credentials: Credentials)
         (data_dir / folder).mkdir(parents=True, exist_ok=True)
     juicefs = str(Path(sysconfig.get_path("scripts")) / PROCESS_NAME)
     meta_url = f"sqlite3://{data_dir / 'meta.db'}"
-    if not (data_dir / "formatted").exists():
-        _format(juicefs, meta_url, data_dir)
-        (data_dir / "formatted").touch()
+    blob_url = f"{data_dir / 'blob'}/"
+    # Says where the blobs lay at the last start: the metadata has their absolute path, and folders are moved.
+    stamp = data_dir / "formatted"
+    if not stamp.exists():
+        storage = ("--storage", "file", "--bucket", blob_url, "--trash-days", "0")
+        _run(data_dir, juicefs, "format", *storage, meta_url, "tidegate")
+    elif stamp.read_text() != blob_url:
+        _run(data_dir, juicefs, "config", meta_url, "--bucket", blob_url, "--force", "--yes")
+    stamp.write_text(blob_url)
     options = ("--multi-buckets", "--keep-etag", "--object-tag", "--object-meta", "--hide-dir-object")
     local = ("--no-usage-report", "--cache-dir", str(data_dir / "cache"), "--cache-size", str(CACHE_MIB))
     return Program(
@@ -86,10 +92,9 @@ def prepare_object_store(data_dir: Path, *, port: int, credentials: Credentials)
     )
 
 
-def _format(juicefs: str, meta_url: str, data_dir: Path) -> None:
-    storage = ("--storage", "file", "--bucket", f"{data_dir / 'blob'}/", "--trash-days", "0")
+def _run(data_dir: Path, *command: str) -> None:
     outcome = subprocess.run(  # noqa: S603  (our own command)
-        [juicefs, "format", *storage, meta_url, "tidegate"],
+        command,
         cwd=data_dir,
         env=clean_environment(),
         capture_output=True,
@@ -99,8 +104,8 @@ def _format(juicefs: str, meta_url: str, data_dir: Path) -> None:
     )
     if outcome.returncode != 0:
         raise Unavailable(
-            f"the object store in {data_dir} can't be formatted (exit code {outcome.returncode}): "
+            f"the object store in {data_dir} can't be set up (exit code {outcome.returncode}): "
             f"{(outcome.stderr or outcome.stdout).strip()[-1000:]}",
-            code="OBJECT_STORE_FORMAT_FAILED",
+            code="OBJECT_STORE_SETUP_FAILED",
             hint="see that the disk has room and that the folder may be written",
         )
