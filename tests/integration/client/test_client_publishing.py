@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from aiokafka import AIOKafkaProducer
 from pyarrow import parquet
 
 from tidegate.client import ClientSettings, EventReader, TidegateClient, TrainingRun, evaluation_digest
 from tidegate.client.events import publish_event
-from tidegate.contracts.codec import Event
-from tidegate.contracts.topics import REGISTRY, TRAINING
+from tidegate.contracts.codec import Event, encode
+from tidegate.contracts.topics import REGISTRY, ROLLOUTS, TRAINING
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import InvalidInput, Unavailable
 from tidegate.core.object_store import ObjectStore, digest_of_bytes
 from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
 from tidegate.v1.events_pb2 import ModelRegistered
+from tidegate.v1.rollout_events_pb2 import RolloutStep
 from tidegate.v1.values_pb2 import Metric, Signature, Tensor, Version
 
 ARTIFACT = b"the bytes of a model"
@@ -138,3 +141,27 @@ def test_reader_that_starts_now_sees_only_what_comes(settings: ClientSettings, r
             receipt = client.publish_training_completed(run)
             seen = next(iter(reader.follow(deadline_s=30)))
     assert seen.correlation_id == receipt.correlation_id
+
+
+async def test_history_ends_although_transactions_leave_markers_behind(settings: ClientSettings) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap, transactional_id=uuid.uuid4().hex)
+    topic = ROLLOUTS.full_name(settings.kafka.topic_prefix)
+    await producer.start()
+    try:
+        for number, committed in enumerate((True, False, True)):
+            event = Event(
+                message=RolloutStep(model="churn", sequence=number),
+                id=str(number),
+                source="tidegate/deployer",
+                time=utc_now(),
+                subject="churn",
+                correlation_id="c",
+            )
+            record = encode(event)
+            await producer.begin_transaction()
+            await producer.send_and_wait(topic, record.value, key=record.key, headers=list(record.headers))
+            await (producer.commit_transaction() if committed else producer.abort_transaction())
+    finally:
+        await producer.stop()
+    with EventReader(settings.kafka, (ROLLOUTS,)) as reader:
+        assert [event.id for event in reader.history()] == ["0", "2"]

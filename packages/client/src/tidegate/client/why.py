@@ -138,7 +138,7 @@ def _registered(message: ModelRegistered) -> Told:
     against = f" against {format_version(message.baseline)}" if message.HasField("baseline") else ""
     details = [message.reason]
     if message.decision.rule:
-        details.append(f"rule {message.decision.rule}: {message.decision.numbers_json or 'no numbers'}")
+        details.append(f"rule {message.decision.rule}; its inputs and numbers are in the event")
     return f"registered as {format_version(message.version)} ({change}{against})", details
 
 
