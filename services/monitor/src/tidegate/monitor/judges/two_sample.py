@@ -22,9 +22,9 @@ import numpy as np
 from tidegate.monitor.judges.projection import RATE_MIN, Floats, log_ratio, project, scale_odds
 from tidegate.monitor.judges.wealth import Wealth
 
-ODDS_RATIOS: Final = np.array([1.5, 2.2, 3.5, 6.0, 12.0, 40.0, 300.0])
+ODDS_RATIOS: Final = np.array([1.7, 3.0, 6.0, 14.0, 60.0])
 # The last component is the alternative learned from the candidate's own earlier blocks.
-LOG_WEIGHTS: Final = np.log(np.array([0.12, 0.14, 0.14, 0.14, 0.13, 0.1, 0.08, 0.15]))
+LOG_WEIGHTS: Final = np.log(np.array([0.18, 0.16, 0.22, 0.2, 0.1, 0.14]))
 PRIOR_FAILURES: Final = 0.1
 PRIOR_TRIALS: Final = 10.0
 # Requests that an estimate remembers: long enough to estimate 0.5 %, short enough to follow a rate that drifts.
