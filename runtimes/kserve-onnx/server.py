@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 import uvicorn
-from tensors import DATATYPES, array_of, output_of
+from tensors import DATATYPES, OUTPUT_DATATYPES, array_of, output_of
 
 # The SDK parses the command line on import and would take its own options from ours.
 _ARGV, sys.argv = sys.argv, sys.argv[:1]
@@ -57,11 +57,11 @@ class OnnxModel(Model):
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Return names, datatypes and shapes of the inputs; -1 is any length."""
-        return [_metadata(tensor) for tensor in self._inputs.values()]
+        return [_metadata(tensor, DATATYPES) for tensor in self._inputs.values()]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Return names, datatypes and shapes of the outputs; -1 is any length."""
-        return [_metadata(tensor) for tensor in self._outputs.values()]
+        return [_metadata(tensor, OUTPUT_DATATYPES) for tensor in self._outputs.values()]
 
     async def predict(self, payload: InferRequest, headers: dict[str, str] | None = None) -> InferResponse:  # noqa: ARG002
         """Return the outputs asked for (default: all); raises InvalidInput (400) or InferenceError (500)."""
@@ -76,7 +76,7 @@ class OnnxModel(Model):
             response_id=payload.id or uuid.uuid4().hex,
             model_name=self.name,
             model_version=self.version,
-            infer_outputs=[output_of(name, DATATYPES[self._outputs[name].type], array) for name, array in pairs],
+            infer_outputs=[output_of(name, OUTPUT_DATATYPES[self._outputs[name].type], array) for name, array in pairs],
             use_binary_outputs=payload.use_binary_outputs,
             requested_outputs=payload.request_outputs,
         )
@@ -99,9 +99,9 @@ class OnnxModel(Model):
             raise InferenceError(f"the model failed: {type(error).__name__}: {error}") from error
 
 
-def _metadata(tensor: Any) -> dict[str, Any]:
+def _metadata(tensor: Any, datatypes: dict[str, str]) -> dict[str, Any]:
     shape = [length if isinstance(length, int) else -1 for length in tensor.shape]
-    return {"name": tensor.name, "datatype": DATATYPES[tensor.type], "shape": shape}
+    return {"name": tensor.name, "datatype": datatypes[tensor.type], "shape": shape}
 
 
 class VersionedDataPlane(DataPlane):

@@ -27,6 +27,8 @@ DATATYPES: Final = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+# JSON does not carry FP16 in this SDK.
+OUTPUT_DATATYPES: Final = {**DATATYPES, "tensor(float16)": "FP32"}
 # Kinds of numpy that JSON data may have, by the kind of the input; anything else would be converted silently.
 _ACCEPTED_KINDS: Final = {"b": "b", "i": "iu", "u": "iu", "f": "fiu"}
 
@@ -87,8 +89,8 @@ def output_of(name: str, datatype: str, array: np.ndarray[Any, Any]) -> InferOut
     """
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InferenceError(f"OUTPUT_NOT_FINITE: output {name!r} holds NaN or infinity")
-    if datatype == "FP16":
-        array, datatype = array.astype(np.float32), "FP32"  # JSON does not carry FP16 in this SDK
+    if array.dtype == np.float16:
+        array = array.astype(np.float32)
     output = InferOutput(name=name, shape=list(array.shape), datatype=datatype)
     output.set_data_from_numpy(array, binary_data=False)
     return output

@@ -43,28 +43,36 @@ if os.fork() == 0:
 print('deaf', flush=True)
 time.sleep(600)
 """
-# Tells in its log what it can reach; it is given the secret's path as the model's version is not free text.
+# Tells in its log what it can reach: its arguments are the model, a folder with a secret, and a port that listens.
+# It only looks: without a sandbox it would leave traces otherwise.
 SPY = """
-import os, pathlib, socket, sys, time
+import os, pathlib, resource, socket, subprocess, sys, time
 def attempt(name, call):
     try:
         print(f'{name}=REACHED {call()!r}', flush=True)
     except OSError as error:
         print(f'{name}=blocked {error}', flush=True)
-model = pathlib.Path(sys.argv[1])
-here = pathlib.Path(sys.argv[2])
-attempt('secret', lambda: (here / 'secret').read_text())
-attempt('etc', lambda: pathlib.Path('/etc/passwd').read_text())
-attempt('model', lambda: len(model.read_bytes()))
-attempt('overwrite', lambda: model.write_bytes(b''))
-attempt('usr', lambda: pathlib.Path('/usr/planted').write_text('x'))
-attempt('root', lambda: pathlib.Path('/planted').write_text('x'))
-attempt('tmp', lambda: pathlib.Path('/tmp/scratch').write_text('x'))
-attempt('fill', lambda: pathlib.Path('/tmp/big').write_bytes(bytes(63 << 20)) and pathlib.Path('/tmp/big2').write_bytes(bytes(63 << 20)))
-attempt('network', lambda: socket.create_connection(('127.0.0.1', int((here / 'port').read_text())), timeout=2) if (here / 'port').exists() else socket.create_connection(('127.0.0.1', int(sys.argv[3])), timeout=2))
-print('processes=%d' % len([name for name in os.listdir('/proc') if name.isdigit()]), flush=True)
-print('environment=%s' % sorted(os.environ), flush=True)
-print('limits=%s' % __import__('resource').getrlimit(__import__('resource').RLIMIT_AS)[0], flush=True)
+def write(path):
+    if not os.access(path, os.W_OK):
+        raise PermissionError(path)
+def nest():
+    if subprocess.run(['unshare', '--user', 'true'], capture_output=True).returncode:
+        raise PermissionError('unshare')
+model, folder, port = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+attempt('secret', lambda: (folder / 'secret').read_text())
+attempt('passwd', lambda: pathlib.Path('/etc/passwd').read_text()[:4])
+attempt('read-model', lambda: len(model.read_bytes()))
+attempt('write-model', lambda: write(model))
+attempt('write-usr', lambda: write('/usr'))
+attempt('write-root', lambda: write('/'))
+attempt('write-tmp', lambda: write('/tmp'))
+attempt('network', lambda: socket.create_connection(('127.0.0.1', port), timeout=2))
+attempt('namespace', nest)
+print('temporary=%d' % (os.statvfs('/tmp').f_blocks * os.statvfs('/tmp').f_frsize))
+print('processes=%d' % len([name for name in os.listdir('/proc') if name.isdigit()]))
+print('environment=%s' % sorted(os.environ))
+print('memory=%d' % resource.getrlimit(resource.RLIMIT_AS)[0])
+print('files=%d' % resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 print('done', flush=True)
 time.sleep(600)
 """

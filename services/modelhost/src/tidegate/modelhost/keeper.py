@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ READY_POLL_S: Final = 0.1
 MEASURE_INTERVAL_S: Final = 5.0
 INBOX_MAX: Final = 64
 REASON_LINES: Final = 12
+REASON_CHARACTERS: Final = 2000
 
 log = structlog.get_logger(__name__)
 
@@ -111,10 +111,11 @@ class Keeper:
         server = self.server
         if server.process is None or server.state not in {State.STARTING, State.READY}:
             return Observed(time=utc_now(), is_alive=False, is_ready=False)
-        tail = functools.partial(self._ports.launcher.log_tail, server.spec, REASON_LINES)
         if not self._is_alive(server.process):
             exit_code = self._exit_code()
-            return Observed(time=utc_now(), is_alive=False, is_ready=False, exit_code=exit_code, log_tail=tail())
+            return Observed(
+                time=utc_now(), is_alive=False, is_ready=False, exit_code=exit_code, log_tail=self._log_tail()
+            )
         if server.state is State.READY:
             if asyncio.get_running_loop().time() > self._measured_at + MEASURE_INTERVAL_S:
                 await self.measure()
@@ -123,7 +124,10 @@ class Keeper:
         is_ready = await probe.is_ready(server.endpoint, server.readiness_path)
         if is_ready:
             await self.measure()
-        return Observed(time=utc_now(), is_alive=True, is_ready=is_ready, log_tail="" if is_ready else tail())
+        return Observed(time=utc_now(), is_alive=True, is_ready=is_ready, log_tail="" if is_ready else self._log_tail())
+
+    def _log_tail(self) -> str:
+        return self._ports.launcher.log_tail(self.server.spec, REASON_LINES)[-REASON_CHARACTERS:]
 
     def _is_alive(self, process: Process) -> bool:
         if self._popen is not None and self._popen.pid == process.pid:
