@@ -25,6 +25,7 @@ from tidegate.core.errors import (
 
 ERROR_DOMAIN: Final = "tidegate"
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+PING_SHORTEST_MS: Final = 1_000
 
 # First match wins: subclasses stand before their bases.
 _CODES: Final = (
@@ -122,6 +123,11 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.so_reuseport", 0),
+                # Envoy pings its streams; by default a server takes that for abuse and hangs up.
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_SHORTEST_MS),
+                ("grpc.http2.min_ping_interval_without_data_ms", PING_SHORTEST_MS),
+                ("grpc.http2.max_ping_strikes", 0),
+                ("grpc.keepalive_permit_without_calls", 1),
             ],
         )
         self.port = 0

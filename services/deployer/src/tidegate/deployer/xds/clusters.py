@@ -21,7 +21,11 @@ _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def table_clusters(table: RouteTable, tuning: GatewayTuning) -> dict[str, Cluster]:
-    """Return the clusters that the routes of ``table`` name, and their members, by name."""
+    """Return the clusters that the routes of ``table`` name, and their members, by name.
+
+    Endpoints should be sockets or IP addresses: Envoy acknowledges a cluster with a host name before the name is
+    resolved, and until then (milliseconds) requests that have no fallback get 503.
+    """
     clusters: dict[str, Cluster] = {}
     for line in table.lines:
         for arm in line.arms:

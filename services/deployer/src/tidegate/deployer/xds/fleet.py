@@ -53,8 +53,8 @@ class _Shift:
 class ProxyFleet:
     """Brings route tables to all proxies and says when they have them; to be used in one event loop.
 
-    Apply the restored tables before the server starts (or at least without awaiting between them): a proxy that
-    reconnects gets what the fleet holds at that moment.
+    A proxy that reconnects gets what the fleet holds at that moment, so a control plane that starts anew must know all
+    its tables first: apply them before the server starts, or begin with ``is_restoring`` and end with :meth:`restored`.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class ProxyFleet:
         lease_s: float = LEASE_S,
         applied_wait_s: float = APPLIED_WAIT_S,
         tuning: GatewayTuning | None = None,
+        is_restoring: bool = False,
         on_applied: OnApplied | None = None,
         on_refused: OnRefused | None = None,
     ) -> None:
@@ -76,6 +77,7 @@ class ProxyFleet:
             lease_s: A proxy that has disconnected counts as missing for so long.
             applied_wait_s: After so long without all acknowledgements, ``on_applied`` names the missing.
             tuning: Times and sizes of the gateway.
+            is_restoring: Send nothing until :meth:`restored`.
             on_applied: Called in the event loop; again whenever the answer changes.
             on_refused: Called with model, epoch, revision and Envoy's message when a proxy refused a table.
 
@@ -87,6 +89,7 @@ class ProxyFleet:
         self._on_refused = on_refused
         self._proxies: dict[str, _Proxy] = {}
         self._shifts: dict[str, _Shift] = {}
+        self._is_restoring = is_restoring
         self._desired: dict[str, ModelResources] = {}
         self._accepted: dict[str, ModelResources] = {}
         self.listener = encode(gateway_listener(GatewayAddress(host=gateway_host, port=gateway_port), self._tuning))
@@ -95,6 +98,11 @@ class ProxyFleet:
     def desired(self) -> Models:
         """Resources that every proxy shall have, by model."""
         return self._desired
+
+    @property
+    def is_restoring(self) -> bool:
+        """True while some tables may be unknown yet: proxies keep what they have."""
+        return self._is_restoring
 
     @property
     def node_ids(self) -> tuple[str, ...]:
@@ -126,6 +134,11 @@ class ProxyFleet:
         # In the loop's next turn, so that tables applied together travel together.
         loop.call_soon(self._wake_all)
         return True
+
+    def restored(self) -> None:
+        """Say that all tables are known: proxies are served from now on."""
+        self._is_restoring = False
+        asyncio.get_running_loop().call_soon(self._wake_all)
 
     def on_connected(self, session: ProxySession) -> ProxyState:
         """Take a new stream of a proxy in place of its older one."""

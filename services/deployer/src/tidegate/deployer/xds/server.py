@@ -42,6 +42,10 @@ class Hub(Protocol):
         """Resources that every proxy shall have."""
 
     @property
+    def is_restoring(self) -> bool:
+        """True while some tables may be unknown yet."""
+
+    @property
     def listener(self) -> bytes:
         """The serialized listener."""
 
@@ -90,7 +94,8 @@ class ProxySession:
     def wake(self) -> None:
         """Send what the plan says, if anything."""
         desired = self._hub.desired
-        if not self._clusters_subscribed or (self.state.clusters is None and not desired and self._had_config):
+        is_unknown = self.state.clusters is None and not desired and self._had_config
+        if not self._clusters_subscribed or self._hub.is_restoring or is_unknown:
             # A proxy that has a configuration keeps it until this process knows its tables again.
             return
         push = plan(self.state, desired)

@@ -1,0 +1,92 @@
+"""Follows what deployers have committed: route tables for every proxy, steps for the read model."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from tidegate.contracts.codec import Event, decode
+from tidegate.contracts.topics import ROLLOUTS, ROUTES
+from tidegate.core.clock import utc_now
+from tidegate.core.settings import KafkaSettings
+from tidegate.deployer.agents import ApplyRoute
+from tidegate.deployer.store import RolloutBook
+from tidegate.v1.rollout_events_pb2 import RolloutStep, RouteTable
+
+POLL_MS: Final = 500
+
+
+class Follower:
+    """Reads both topics from the beginning, then on and on."""
+
+    def __init__(self, *, kafka: KafkaSettings, book: RolloutBook, apply_route: ApplyRoute) -> None:
+        self._kafka = kafka
+        self._book = book
+        self._apply_route = apply_route
+        self._tables: dict[str, tuple[RouteTable, Event]] = {}
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=kafka.bootstrap,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=100,
+        )
+
+    async def catch_up(self) -> None:
+        """Read to the end of today, then apply the newest table of each model at once."""
+        await self._consumer.start()
+        places = [
+            TopicPartition(topic.full_name(self._kafka.topic_prefix), partition)
+            for topic in (ROUTES, ROLLOUTS)
+            for partition in range(self._kafka.partition_count)
+        ]
+        self._consumer.assign(places)
+        await self._consumer.seek_to_beginning(*places)
+        ends: dict[TopicPartition, int] = await self._consumer.end_offsets(places)
+        while await self._is_behind(ends):
+            for event in await self._events():
+                if isinstance(event.message, RouteTable):
+                    self._tables[event.message.model] = (event.message, event)
+                else:
+                    self._follow(event)
+        for table, event in self._tables.values():
+            self._apply_route(table, event.time)
+        self._tables.clear()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        while True:
+            for event in await self._events():
+                self._follow(event)
+
+    async def stop(self) -> None:
+        """Stop following."""
+        await self._consumer.stop()
+
+    def _follow(self, event: Event) -> None:
+        match event.message:
+            case RouteTable():
+                self._apply_route(event.message, event.time)
+            case RolloutStep():
+                self._book.record(event.message, event.time)
+
+    async def _is_behind(self, ends: dict[TopicPartition, int]) -> bool:
+        positions = await asyncio.gather(*(self._consumer.position(place) for place in ends))
+        return any(position < end for position, end in zip(positions, ends.values(), strict=True))
+
+    async def _events(self) -> list[Event]:
+        batches: dict[TopicPartition, list[Any]] = await self._consumer.getmany(timeout_ms=POLL_MS)
+        return [
+            decode(
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                value=record.value,
+                headers=record.headers,
+                received_time=utc_now(),
+            )
+            for records in batches.values()
+            for record in records
+        ]

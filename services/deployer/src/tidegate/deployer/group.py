@@ -1,0 +1,205 @@
+"""The consumer of all inputs: the same partition of every topic comes to the same deployer, which has one worker for it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+
+from tidegate.contracts.codec import InvalidEvent, Record, decode
+from tidegate.contracts.topics import COMMANDS, MONITORING, REGISTRY, VALIDATION
+from tidegate.core.bus import EventProducer
+from tidegate.core.clock import utc_now
+from tidegate.core.settings import KafkaSettings
+from tidegate.core.streams import exit_unexpected
+from tidegate.deployer import wire
+from tidegate.deployer.agents import ApplyRoute, Item, PartitionWorker
+from tidegate.deployer.events import RouteAcknowledged
+from tidegate.deployer.hosts import LiveHost, Seen, Wanted
+from tidegate.v1.rollout_events_pb2 import RouteApplied
+
+INPUTS: Final = (REGISTRY, VALIDATION, MONITORING, COMMANDS)
+POLL_MS: Final = 500
+POLL_RECORDS: Final = 500
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
+    """All partitions that this process owns."""
+
+    def __init__(self, *, kafka: KafkaSettings, producer: EventProducer, apply_route: ApplyRoute) -> None:
+        self._kafka = kafka
+        self._producer = producer
+        self._apply_route = apply_route
+        self._group = f"{kafka.topic_prefix}-deployer"
+        self._workers: dict[int, PartitionWorker] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._taken = asyncio.Event()
+        self._is_fresh = False
+        self.host: LiveHost | None = None
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=kafka.bootstrap,
+            group_id=self._group,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            session_timeout_ms=10_000,
+            heartbeat_interval_ms=2_000,
+            fetch_max_wait_ms=100,
+            partition_assignment_strategy=(RangePartitionAssignor,),
+        )
+
+    async def start(self) -> None:
+        """Join the group."""
+        await self._consumer.start()
+        self._consumer.subscribe([topic.full_name(self._kafka.topic_prefix) for topic in INPUTS], listener=self)
+
+    async def stop(self) -> None:
+        """Leave the group; the partitions go to others."""
+        await self._consumer.stop()
+        await self._stop_workers()
+
+    async def wait_assigned(self) -> None:
+        """Wait until the group has given us our share."""
+        await self._taken.wait()
+
+    async def run(self) -> None:
+        """Hand every input to the worker of its partition, until cancelled."""
+        while True:
+            await self._taken.wait()
+            if self._is_fresh:
+                await self._seek_to_committed()
+            batches = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+            # What was fetched before a rebalance is fetched again by whoever owns it now.
+            if self._taken.is_set() and not self._is_fresh:
+                await self._deliver(batches)
+
+    def wanted(self) -> list[Wanted]:
+        """Return the servers that shall run for the models that we own."""
+        return [one for worker in self._workers.values() for one in worker.wanted()]
+
+    def owns(self, model: str) -> bool:
+        """Say whether we decide about ``model``."""
+        return any(worker.owns(model) for worker in self._workers.values())
+
+    def tell(self, seen: Seen) -> None:
+        """Pass on how a server is."""
+        for worker in self._workers.values():
+            if worker.owns(seen.model):
+                worker.see(seen)
+
+    def tick(self) -> None:
+        """Let time enter."""
+        for worker in self._workers.values():
+            worker.tick()
+
+    def on_applied(self, applied: RouteApplied) -> None:
+        """Pass on what the proxies say about a route."""
+        now_s = utc_now().timestamp()
+        cause = f"RouteApplied {applied.epoch}.{applied.revision}"
+        acknowledged = RouteAcknowledged(time_s=now_s, cause=cause, epoch=applied.epoch, revision=applied.revision)
+        event = acknowledged if applied.complete else None
+        for worker in self._workers.values():
+            if worker.owns(applied.model):
+                worker.put_now(Item(model=applied.model, event=event, applied=applied))
+
+    async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
+        """Stop deciding before others begin."""
+        log.info("partitions revoked", partitions=sorted({place.partition for place in revoked}))
+        self._taken.clear()
+        await self._stop_workers()
+
+    async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
+        """Take every partition that we got; its offsets are read only after its predecessor is fenced."""
+        for partition in sorted({place.partition for place in assigned}):
+            worker = PartitionWorker(
+                partition=partition,
+                kafka=self._kafka,
+                group=self._group,
+                apply_route=self._apply_route,
+                wake_host=self._wake_host,
+            )
+            await worker.start()
+            self._workers[partition] = worker
+            self._tasks[partition] = asyncio.create_task(_run(worker), name=f"partition-{partition}")
+        self._is_fresh = True
+        self._taken.set()
+        if self.host is not None:
+            self.host.forget()
+
+    async def _seek_to_committed(self) -> None:
+        """Begin where the last transaction ended, read after every predecessor is fenced."""
+        self._is_fresh = False
+        for place in self._consumer.assignment():
+            committed = await self._consumer.committed(place)
+            if committed is None:
+                await self._consumer.seek_to_beginning(place)
+            else:
+                self._consumer.seek(place, committed)
+
+    def _wake_host(self) -> None:
+        if self.host is not None:
+            self.host.wake()
+
+    async def _stop_workers(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        for worker in self._workers.values():
+            await worker.stop()
+        self._tasks.clear()
+        self._workers.clear()
+
+    async def _deliver(self, batches: dict[TopicPartition, list[Any]]) -> None:
+        for place, records in batches.items():
+            for record in records:
+                await self._deliver_one(place, record)
+
+    async def _deliver_one(self, place: TopicPartition, record: Any) -> None:
+        worker = self._workers.get(place.partition)
+        if worker is None:
+            return
+        try:
+            event = decode(
+                topic=record.topic,
+                partition=record.partition,
+                offset=record.offset,
+                value=record.value,
+                headers=record.headers,
+                received_time=utc_now(),
+            )
+        except InvalidEvent as error:
+            await self._set_aside(record, error)
+            await worker.put(Item(model="", event=None, source=place, offset=record.offset))
+            return
+        await worker.put(
+            Item(
+                model=event.subject,
+                event=wire.core_event(event, utc_now().timestamp()),
+                cause_id=event.id,
+                correlation_id=event.correlation_id,
+                source=place,
+                offset=record.offset,
+            )
+        )
+
+    async def _set_aside(self, record: Any, error: InvalidEvent) -> None:
+        origin = f"{record.topic}/{record.partition}/{record.offset}"
+        log.warning("message set aside", origin=origin, error=f"{error.code}: {error}")
+        aside = Record(key=record.key or b"", value=record.value or b"", headers=tuple(record.headers))
+        await self._producer.dead_letter(aside, origin=origin, error=f"{error.code}: {error}")
+
+
+async def _run(worker: PartitionWorker) -> None:
+    try:
+        await worker.run()
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        # Fenced, or the broker refused the transaction: what is in memory is ahead of what is true.
+        log.exception("a decision could not be committed, the process ends", partition=worker.partition)
+        exit_unexpected()
