@@ -1,0 +1,139 @@
+"""From Parquet rows to Open Inference Protocol requests, and from answers to arrays: pure.
+
+A tensor of the signature is the column of its name. Which output is the score: the first one of a floating datatype; of shape
+[n, 2] its second column (the positive class), else the value itself.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tidegate.core.errors import InvalidInput
+from tidegate.v1.values_pb2 import Signature, Tensor
+from tidegate.validator.verdict import GoldenSeen, OutputSeen
+
+EXPECTED_PREFIX: Final = "expected_"
+LABEL: Final = "label"
+FLOATING: Final = frozenset({"FP16", "FP32", "FP64"})
+CLASSES_OF_BINARY: Final = 2
+
+
+def read_table(data: bytes, what: str) -> pa.Table:
+    """Return the table in a Parquet file.
+
+    Raises:
+        InvalidInput: It is none (code FILE_UNREADABLE).
+
+    """
+    try:
+        return pq.read_table(io.BytesIO(data))
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidInput(f"the {what} is not Parquet: {error}", code="FILE_UNREADABLE") from None
+
+
+def request_for(signature: Signature, table: pa.Table, start: int, count: int) -> dict[str, Any]:
+    """Return the JSON body that asks for rows ``start`` to ``start + count`` of ``table``.
+
+    Raises:
+        InvalidInput: The table lacks a column of the signature (code COLUMN_MISSING).
+
+    """
+    rows = table.slice(start, count)
+    return {"inputs": [_input(tensor, rows) for tensor in signature.inputs if _is_asked(tensor, rows)]}
+
+
+def _is_asked(tensor: Tensor, rows: pa.Table) -> bool:
+    return not tensor.optional or tensor.name in rows.column_names
+
+
+def _input(tensor: Tensor, rows: pa.Table) -> dict[str, Any]:
+    if tensor.name not in rows.column_names:
+        raise InvalidInput(
+            f"column {tensor.name!r} is missing, the file has {rows.column_names}",
+            code="COLUMN_MISSING",
+            field=tensor.name,
+        )
+    values = rows[tensor.name].to_pylist()
+    width = int(np.prod([length for length in tensor.shape[1:] if length > 0], dtype=np.int64))
+    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    if len(flat) != rows.num_rows * width:
+        raise InvalidInput(
+            f"column {tensor.name!r} holds {len(flat)} values in {rows.num_rows} rows, expected {width} a row",
+            code="COLUMN_MISSHAPEN",
+            field=tensor.name,
+        )
+    tail = [max(length, 1) for length in tensor.shape[1:]]
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": [rows.num_rows, *tail], "data": flat}
+
+
+def outputs_of(body: dict[str, Any]) -> tuple[OutputSeen, ...]:
+    """Return what an answer holds; numbers that JSON could not carry (null) count as not finite."""
+    seen = []
+    for output in body.get("outputs", []):
+        values = _flat(output.get("data", []))
+        numeric = output.get("datatype") not in {"BYTES", "BOOL"}
+        finite = not numeric or all(isinstance(value, int | float) and np.isfinite(value) for value in values)
+        shape = tuple(int(length) for length in output.get("shape", []))
+        name, datatype = str(output.get("name", "")), str(output.get("datatype", ""))
+        seen.append(OutputSeen(name=name, datatype=datatype, shape=shape, is_finite=finite))
+    return tuple(seen)
+
+
+def _flat(values: Any) -> list[Any]:
+    if not isinstance(values, list):
+        return [values]
+    return [one for value in values for one in _flat(value)]
+
+
+def array_of(body: dict[str, Any], name: str) -> np.ndarray[Any, Any]:
+    """Return one output of an answer as an array of its shape (empty if it is not there)."""
+    for output in body.get("outputs", []):
+        if output.get("name") == name:
+            numbers = np.asarray(_flat(output["data"]))
+            return numbers.reshape(output["shape"]) if numbers.size == np.prod(output["shape"]) else numbers
+    return np.asarray([])
+
+
+def score_output(signature: Signature) -> str:
+    """Return the name of the output that is the score, or "" if there is none."""
+    return next((output.name for output in signature.outputs if output.datatype in FLOATING), "")
+
+
+def scores_of(answer: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return one score a row."""
+    rows = np.asarray(answer, dtype=np.float64)
+    if rows.ndim == CLASSES_OF_BINARY and rows.shape[1] == CLASSES_OF_BINARY:
+        return rows[:, 1]
+    return rows.reshape(-1)
+
+
+def golden_of(table: pa.Table, answers: list[dict[str, Any]], signature: Signature) -> tuple[GoldenSeen, ...]:
+    """Compare the answers, one a row, with the expected_* columns."""
+    found = []
+    for output in signature.outputs:
+        column = EXPECTED_PREFIX + output.name
+        if column not in table.column_names:
+            continue
+        expected = table[column].to_pylist()[: len(answers)]
+        pairs = zip(expected, answers, strict=True)
+        differences = [_difference(want, array_of(body, output.name), output.datatype) for want, body in pairs]
+        found.append(
+            GoldenSeen(output=output.name, row_count=len(expected), difference_max=max(differences, default=0.0))
+        )
+    return tuple(found)
+
+
+def _difference(want: Any, answer: np.ndarray[Any, Any], datatype: str) -> float:
+    wanted = _flat(want)
+    have = answer.reshape(-1).tolist()
+    if len(wanted) != len(have):
+        return float("inf")
+    if datatype == "BYTES":
+        return 0.0 if [str(value) for value in wanted] == [str(value) for value in have] else float("inf")
+    gap = np.max(np.abs(np.asarray(wanted, dtype=np.float64) - np.asarray(have, dtype=np.float64)), initial=0.0)
+    return float("inf") if np.isnan(gap) else float(gap)
