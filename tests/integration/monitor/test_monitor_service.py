@@ -29,11 +29,19 @@ from tidegate.core.clock import utc_now
 from tidegate.core.settings import KafkaSettings
 from tidegate.monitor.judges.replay import replay
 from tidegate.v1 import policy_pb2
-from tidegate.v1.monitoring_events_pb2 import EvidenceReached, MetricBreach, MetricReport, PredictionBatch
+from tidegate.v1.monitoring_events_pb2 import (
+    EVIDENCE_KIND_ABSOLUTE,
+    EvidenceReached,
+    MetricBreach,
+    MetricReport,
+    PredictionBatch,
+    PredictionColumns,
+)
 from tidegate.v1.rollout_events_pb2 import (
     ARM_ROLE_CANDIDATE,
     ARM_ROLE_STABLE,
     PHASE_PROMOTED,
+    PHASE_SETTLING,
     PHASE_STEPPING,
     Arm,
     RolloutStep,
@@ -358,3 +366,78 @@ async def test_evidence_survives_kill_and_nothing_counts_twice(bus_settings: Kaf
             total = await until(lambda: newest(findings, 80), "eighty requests counted")
             assert total.guards[0].stable_count == 80
     assert total.guards[0].e_value != before.guards[0].e_value
+
+
+async def test_batch_that_was_published_twice_counts_once(bus_settings: KafkaSettings, tmp_path: Path) -> None:
+    monitoring = MONITORING.full_name(bus_settings.topic_prefix)
+    columns = PredictionColumns(
+        prediction_id=[str(number) for number in range(20)],
+        assigned_arm=[CANDIDATE, STABLE] * 10,
+        served_arm=[CANDIDATE, STABLE] * 10,
+        attempts=[1] * 20,
+        status_code=[200] * 20,
+        latency_us=[5000] * 20,
+    )
+
+    def batch(name: str) -> Event:
+        message = PredictionBatch(
+            model=MODEL, node_id="g", route_epoch=1, route_revision=1, columns=columns, dropped_count=3
+        )
+        message.start_time.FromDatetime(utc_now())
+        message.end_time.FromDatetime(utc_now())
+        return Event(
+            message=message, id=name, source="tidegate/monitor", time=utc_now(), subject=MODEL, correlation_id=name
+        )
+
+    async with (
+        reading(bus_settings, monitoring) as findings,
+        running_monitor(bus_settings, tmp_path / "monitor.log"),
+    ):
+        await publish(bus_settings, step("r-7", sequence=1))
+        await publish(bus_settings, batch("b-1"), batch("b-1"), batch("b-2"), batch("b-1"), batch("b-2"), batch("b-3"))
+        reports = findings.events
+        await until(
+            lambda: any(
+                isinstance(one.message, MetricReport) and one.message.guards[0].candidate_count >= 30 for one in reports
+            ),
+            "thirty requests counted",
+        )
+        await publish(bus_settings, batch("b-2"))
+        seen = len(findings.of(MetricReport))
+        await until(lambda: len(findings.of(MetricReport)) > seen + 1, "two more heartbeats")
+        assert findings.of(MetricReport)[-1].guards[0].candidate_count == 30
+        assert sum(one.requests for one in findings.of(MetricReport)) == 30
+        assert sum(one.log_gap for one in findings.of(MetricReport)) == 9
+
+
+async def test_late_failure_without_stable_traffic_breaches_the_floor(
+    bus_settings: KafkaSettings, tmp_path: Path
+) -> None:
+    monitoring = MONITORING.full_name(bus_settings.topic_prefix)
+    async with (
+        reading(bus_settings, monitoring) as findings,
+        running_monitor(bus_settings, tmp_path / "monitor.log") as monitor,
+    ):
+        await publish(bus_settings, step("r-8", sequence=1, phase=PHASE_SETTLING, share=1.0))
+        await send(monitor.port, traffic(300, failing_share=0.0, weight=1.0))
+        await until(
+            lambda: any(one.guards[0].candidate_count == 300 for one in findings.of(MetricReport)), "all counted"
+        )
+        assert findings.of(MetricBreach) == findings.of(EvidenceReached) == []
+        await send(monitor.port, traffic(300, failing_share=0.5, weight=1.0))
+        (breach,) = await until(lambda: findings.of(MetricBreach), "a breach")
+        assert (breach.guard, breach.kind) == ("error_rate", EVIDENCE_KIND_ABSOLUTE)
+
+
+async def test_asked_to_stop_it_publishes_the_rest_and_ends_well(bus_settings: KafkaSettings, tmp_path: Path) -> None:
+    predictions = PREDICTIONS.full_name(bus_settings.topic_prefix)
+    async with (
+        reading(bus_settings, predictions) as batches,
+        running_monitor(bus_settings, tmp_path / "monitor.log") as monitor,
+    ):
+        await send(monitor.port, traffic(50, failing_share=0.0))
+        monitor.process.terminate()
+        assert await asyncio.wait_for(monitor.process.wait(), DEADLINE_S) == 0
+        await until(
+            lambda: sum(len(one.columns.prediction_id) for one in batches.of(PredictionBatch)) == 50, "all rows are out"
+        )

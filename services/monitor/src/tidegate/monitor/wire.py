@@ -51,23 +51,23 @@ def from_datetime(time: datetime) -> Timestamp:
 
 def step_facts(event: Event, message: rollouts.RolloutStep, *, step_requests_min: int) -> StepFacts:
     """Return what the monitor needs of a RolloutStep."""
-    weights = {arm.role: arm.weight_millionths for arm in message.arms}
-    stable_weight = weights.get(rollouts.ARM_ROLE_STABLE, 0)
-    candidate_weight = weights.get(rollouts.ARM_ROLE_CANDIDATE, 0)
+    weights = {format_version(arm.version): arm.weight_millionths for arm in message.arms}
+    candidate = format_version(message.candidate)
+    stable = format_version(message.stable) if message.HasField("stable") else ""
     return StepFacts(
         rollout_id=message.rollout_id,
         model=message.model,
         sequence=message.sequence,
         correlation_id=event.correlation_id,
-        candidate=format_version(message.candidate),
-        stable=format_version(message.stable) if message.HasField("stable") else "",
+        candidate=candidate,
+        stable=stable,
         phase=rollouts.Phase.Name(message.phase),
         dormant=message.phase in DORMANT_PHASES,
         terminal=message.phase in TERMINAL_PHASES,
         route=RouteFacts(
             route=(message.route_epoch, message.route_revision),
-            concurrent=message.HasField("stable") and stable_weight > 0,
-            weight_millionths=candidate_weight,
+            concurrent=weights.get(stable, 0) > 0,
+            weight_millionths=weights.get(candidate, 0),
         ),
         rules=rules_of(message.guards, message.model, step_requests_min=step_requests_min),
     )
