@@ -9,7 +9,8 @@ ONNX: Final = "onnx"
 PICKLE: Final = "pickle"
 UNKNOWN: Final = "unknown"
 
-# Pickle protocols 2 to 5 begin with PROTO; joblib's compressed files are zlib, gzip, bzip2, xz or lzma; torch's are zip.
+# Pickle protocols 2 to 5 begin with PROTO; joblib's compressed files are zlib, gzip, bzip2, xz
+# or lzma; torch's are zip.
 _PICKLE_PROTOCOLS: Final = tuple(bytes((0x80, number)) for number in range(2, 6))
 _COMPRESSED: Final = (
     b"\x78\x01",

@@ -1,7 +1,7 @@
 """From Parquet rows to Open Inference Protocol requests, and from answers to arrays: pure.
 
-A tensor of the signature is the column of its name. Which output is the score: the first one of a floating datatype; of shape
-[n, 2] its second column (the positive class), else the value itself.
+A tensor of the signature is the column of its name. Which output is the score: the first one of a floating datatype; of
+shape [n, 2] its second column (the positive class), else the value itself.
 """
 
 from __future__ import annotations

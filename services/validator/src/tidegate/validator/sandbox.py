@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc
 import httpx
@@ -71,9 +71,9 @@ class Sandbox:
     async def look(self, server_id: str) -> pb.Server:
         """Return a server as it is now."""
         listed = await self._call(self._stub.ListServers(pb.ListServersRequest(), timeout=CALL_TIMEOUT_S))
-        for server in listed.servers:
-            if server.spec.server_id == server_id:
-                return server
+        found: list[pb.Server] = [one for one in listed.servers if one.spec.server_id == server_id]
+        if found:
+            return found[0]
         raise Unavailable(f"the model host has lost server {server_id!r}", code="MODEL_HOST_LOST_SERVER")
 
     async def _started(self, spec: pb.ServerSpec) -> pb.Server:
@@ -120,7 +120,7 @@ class ServerClient:
         self._path = f"/v2/models/{model}/infer"
         self._timeout_s = timeout_s
 
-    async def __aenter__(self) -> ServerClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""What the validator remembers of models: stable's own metrics, to judge drops by; rebuilt from the ``registry`` topic."""
+"""What the validator remembers of models: stable's own metrics, to judge drops by."""
 
 from __future__ import annotations
 

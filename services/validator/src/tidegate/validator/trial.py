@@ -152,7 +152,8 @@ class Trial:
         self, registered: ModelRegistered, runtime: RuntimePolicy, tables: Tables
     ) -> tuple[RuntimeSeen, host.Server, str, MetricValues]:
         spec = _spec(registered, runtime)
-        async with self._sandbox.running(spec) as server:
+        async with self._sandbox.running(spec) as started:
+            server = started
             if server.state != host.SERVER_STATE_READY:
                 tail = await self._sandbox.log_tail(spec.server_id)
                 return _not_ready(runtime, server), server, tail, {}

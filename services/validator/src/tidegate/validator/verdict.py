@@ -1,7 +1,7 @@
 """Blessed or not: pure. From what was observed and what the policy demands to checks, reasons and a verdict.
 
-A check with nothing to check is SKIPPED and never counts as passed; a version is blessed only if no check failed and at least
-one runtime was tried.
+A check with nothing to check is SKIPPED and never counts as passed; a version is blessed only if no check failed and at
+least one runtime was tried.
 """
 
 from __future__ import annotations
