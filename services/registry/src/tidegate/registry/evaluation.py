@@ -1,0 +1,141 @@
+"""Evaluation files (Parquet): the paired scores of two versions on the same examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tidegate.registry.comparison import PairedNumbers, is_binary, paired_numbers
+from tidegate.registry.rejection import rejected
+from tidegate.registry.versioning import Comparison
+
+ROWS_MAX: Final = 2_000_000
+COLUMNS_MAX: Final = 2_000
+UNPACKED_BYTES_MAX: Final = 1 << 30
+SLICES_MAX: Final = 1_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """The columns that a comparison needs; ``scores`` is None if the producer gave none."""
+
+    digest: str
+    labels: NDArray[Any]
+    scores: NDArray[Any] | None
+    example_ids: NDArray[Any] | None
+    slices: dict[str, NDArray[Any]]
+
+
+def read_evaluation(path: Path, *, digest: str, slice_columns: tuple[str, ...]) -> Evaluation:
+    """Return the needed columns of the Parquet file at ``path``.
+
+    Raises:
+        Rejected: It is no Parquet (EVALUATION_UNREADABLE), lacks ``label``, or unpacks to more than the limits.
+
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_size(file.metadata)
+            names = set(file.schema_arrow.names)
+            wanted = [name for name in ("label", "score", "example_id", *slice_columns) if name in names]
+            table = file.read(columns=list(dict.fromkeys(wanted)))
+    except (pa.ArrowException, OSError) as error:
+        raise rejected("EVALUATION_UNREADABLE", f"the evaluation is no Parquet file: {error}", "evaluation_uri") from None
+    columns = {name: _values(table[name]) for name in table.column_names}
+    if "label" not in columns:
+        raise rejected("EVALUATION_UNREADABLE", "the evaluation has no column label", "evaluation_uri")
+    return Evaluation(
+        digest=digest,
+        labels=columns["label"],
+        scores=columns.get("score"),
+        example_ids=columns.get("example_id"),
+        slices={name: columns[name] for name in slice_columns if name in columns},
+    )
+
+
+def _values(column: Any) -> NDArray[Any]:
+    values: NDArray[Any] = column.to_numpy()
+    return values.astype(str) if values.dtype.kind == "O" else values
+
+
+def _check_size(metadata: Any) -> None:
+    unpacked = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+    for what, size, limit in (
+        ("rows", metadata.num_rows, ROWS_MAX),
+        ("columns", metadata.num_columns, COLUMNS_MAX),
+        ("bytes unpacked", unpacked, UNPACKED_BYTES_MAX),
+    ):
+        if size > limit:
+            raise rejected("EVALUATION_TOO_LARGE", f"the evaluation has {size} {what}, at most {limit}", "evaluation_uri")
+
+
+def compare(candidate: Evaluation, baseline: Evaluation, *, metric: str) -> Comparison:
+    """Return the paired numbers of both evaluations, overall and for each slice, or why there are none."""
+    pairs = _pair(candidate, baseline)
+    if isinstance(pairs, str):
+        return _unknown(candidate, baseline, pairs)
+    of_candidate, of_baseline = pairs
+    labels = candidate.labels[of_candidate]
+    if metric == "roc_auc" and not is_binary(labels):
+        return _unknown(candidate, baseline, "roc_auc needs labels 0 and 1")
+    if candidate.scores is None or baseline.scores is None:
+        return _unknown(candidate, baseline, "an evaluation has no column score")
+    scores, other_scores = candidate.scores[of_candidate], baseline.scores[of_baseline]
+    for values in (scores, other_scores):
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            return _unknown(candidate, baseline, "a score is missing or not finite")
+        if metric == "roc_auc" and values.dtype.kind not in "biuf":
+            return _unknown(candidate, baseline, "roc_auc needs scores that are numbers")
+    overall = paired_numbers(metric, labels=labels, candidate=scores, baseline=other_scores)
+    slices: list[PairedNumbers] = []
+    for column, values in candidate.slices.items():
+        kinds, where = np.unique(values[of_candidate], return_inverse=True)
+        if len(kinds) > SLICES_MAX:
+            return _unknown(candidate, baseline, f"column {column} has more than {SLICES_MAX} slices")
+        for index, kind in enumerate(kinds):
+            rows = where == index
+            slices.append(
+                paired_numbers(
+                    metric,
+                    labels=labels[rows],
+                    candidate=scores[rows],
+                    baseline=other_scores[rows],
+                    slice_name=f"{column}={kind}",
+                )
+            )
+    return Comparison(
+        overall=overall,
+        slices=tuple(slices),
+        candidate_evaluation_digest=candidate.digest,
+        baseline_evaluation_digest=baseline.digest,
+    )
+
+
+def _unknown(candidate: Evaluation, baseline: Evaluation, reason: str) -> Comparison:
+    return Comparison(
+        candidate_evaluation_digest=candidate.digest,
+        baseline_evaluation_digest=baseline.digest,
+        unknown_because=reason,
+    )
+
+
+def _pair(candidate: Evaluation, baseline: Evaluation) -> tuple[NDArray[Any], NDArray[Any]] | str:
+    """Return the rows of both that belong together, in order, or why they do not."""
+    if len(candidate.labels) != len(baseline.labels):
+        return f"the evaluations have {len(candidate.labels)} and {len(baseline.labels)} examples"
+    rows = np.arange(len(candidate.labels))
+    of_candidate, of_baseline = rows, rows
+    ids, other_ids = candidate.example_ids, baseline.example_ids
+    if ids is not None and other_ids is not None:
+        if len(np.unique(ids)) != len(ids) or not np.array_equal(np.sort(ids), np.sort(other_ids)):
+            return "the evaluations have other example_ids, or the same one twice"
+        of_candidate, of_baseline = np.argsort(ids, kind="stable"), np.argsort(other_ids, kind="stable")
+    if not np.array_equal(candidate.labels[of_candidate], baseline.labels[of_baseline]):
+        return "the evaluations have other labels"
+    return of_candidate, of_baseline

@@ -1,0 +1,340 @@
+"""One registration from end to end: check, fetch, compare, decide, store, and commit with its event."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import structlog
+from sqlalchemy import Connection
+
+from tidegate.contracts.codec import derived_event_id
+from tidegate.contracts.names import is_model, parse_version, version_reference
+from tidegate.core.errors import Conflict, NotFound
+from tidegate.registry.artifacts import ArtifactIntake, Fetched
+from tidegate.registry.catalog import (
+    LineState,
+    StoredVersion,
+    insert_version,
+    read_line,
+    read_policy,
+    read_version,
+    read_version_by_id,
+)
+from tidegate.registry.evaluation import Evaluation, compare, read_evaluation
+from tidegate.registry.intake import faults
+from tidegate.registry.rejection import Rejected, rejected
+from tidegate.registry.store import (
+    Cause,
+    RequestKey,
+    Store,
+    add_event,
+    mark_consumed,
+    next_sequence,
+    recall,
+    remember,
+    was_consumed,
+)
+from tidegate.registry.versioning import (
+    Change,
+    Comparison,
+    DecisionInput,
+    Fingerprint,
+    VersionNumberDecision,
+    decide,
+    to_json,
+)
+from tidegate.registry.wire import (
+    CHANGES,
+    digest_of,
+    fingerprint_of,
+    gate_from_wire,
+    number_from_wire,
+    number_to_wire,
+    signature_from_wire,
+)
+from tidegate.v1.events_pb2 import ModelRegistered, RegistrationDuplicate, TrainingCompleted, VersionDecision
+from tidegate.v1.policy_pb2 import Policy
+from tidegate.v1.values_pb2 import Artifact
+
+EVENT_BYTES_MAX: Final = 800_000
+FILE_FIELDS: Final = ("evaluation_uri", "reference_data_uri", "sample_requests_uri")
+TRIES_MAX: Final = 10
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registration:
+    """The answer: a version, new or (``duplicate``) one that exists."""
+
+    version: StoredVersion
+    duplicate: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prepared:
+    training: TrainingCompleted
+    policy: Policy
+    artifact: Fetched
+    files: dict[str, Fetched]
+    evaluation: Evaluation | None
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Basis:
+    """What was decided, and from what."""
+
+    line: LineState
+    given: DecisionInput
+    decision: VersionNumberDecision
+
+
+class Registrar:
+    """Registers versions, for the training topic and for gRPC alike."""
+
+    def __init__(self, store: Store, intake: ArtifactIntake, *, work_dir: Path) -> None:
+        self._store = store
+        self._intake = intake
+        self._work_dir = work_dir
+
+    async def register(self, training: TrainingCompleted, cause: Cause) -> Registration:
+        """Register a version; the same cause, and the same request_id and body, get the same answer.
+
+        Raises:
+            Rejected: The producer must change something; nothing was stored.
+            AlreadyExists: The request_id came before with another body.
+            Unavailable: Database or object store are away; try again.
+
+        """
+        key = _request_key(training)
+        known = await self._store.read(lambda connection: _known(connection, training.model, key))
+        if known is not None:
+            return await self._again(training, key, cause)
+        policy, _ = await self._store.read(lambda connection: read_policy(connection, training.model))
+        found = faults(training, policy.registration)
+        if found:
+            raise Rejected(found)
+        with tempfile.TemporaryDirectory(dir=self._work_dir, prefix="registration-") as folder:
+            prepared = await self._prepare(training, policy, Path(folder))
+            for _ in range(TRIES_MAX):
+                basis = await self._decide(prepared, Path(folder))
+                registered = await self._store_files(prepared, basis, cause)
+                try:
+                    return await self._commit(prepared, basis, registered, cause)
+                except Conflict as error:
+                    # Somebody else registered meanwhile: the number may be another one now.
+                    if error.code not in ("LINE_MOVED", "ROW_EXISTS"):
+                        raise
+        raise Conflict(f"the line of {training.model} moved {TRIES_MAX} times meanwhile", code="LINE_MOVED")
+
+    async def _again(self, training: TrainingCompleted, key: RequestKey, cause: Cause) -> Registration:
+        """Answer a request that was answered before, and tell on the topic (once for each cause)."""
+
+        def tell(connection: Connection) -> Registration:
+            version = _known(connection, training.model, key)
+            if version is None:
+                raise Conflict("the request was forgotten", code="ROW_EXISTS")
+            if not was_consumed(connection, cause.id):
+                _add_duplicate(connection, training, version, cause)
+                mark_consumed(connection, cause.id)
+            return Registration(version=version, duplicate=True)
+
+        return await self._store.write(tell)
+
+    async def _prepare(self, training: TrainingCompleted, policy: Policy, folder: Path) -> _Prepared:
+        artifact = await self._intake.fetch_artifact(training.artifact, folder)
+        files = {
+            field: await self._intake.fetch_file(uri, folder / field, field=field)
+            for field in FILE_FIELDS
+            if (uri := getattr(training, field))
+        }
+        evaluation = None
+        if "evaluation_uri" in files:
+            evaluation = await self._read_evaluation(files["evaluation_uri"], policy)
+        return _Prepared(
+            training=training,
+            policy=policy,
+            artifact=artifact,
+            files=files,
+            evaluation=evaluation,
+            fingerprint=fingerprint_of(artifact.digest, training.signature, training.lineage),
+        )
+
+    async def _read_evaluation(self, fetched: Fetched, policy: Policy) -> Evaluation:
+        columns = tuple(policy.registration.guarded_slices)
+        return await asyncio.to_thread(
+            read_evaluation, fetched.path, digest=fetched.digest, slice_columns=columns
+        )
+
+    async def _decide(self, prepared: _Prepared, folder: Path) -> _Basis:
+        training = prepared.training
+
+        def load(connection: Connection) -> tuple[LineState, StoredVersion | None, StoredVersion | None]:
+            line = _read_line(connection, training, prepared.fingerprint)
+            baseline = read_version_by_id(connection, line.baseline_id) if line.baseline_id else None
+            return line, baseline, read_version_by_id(connection, line.twin_id) if line.twin_id else None
+
+        line, baseline, twin = await self._store.read(load)
+        comparison = Comparison(unknown_because="there is nothing to compare with")
+        if baseline is not None and twin is None:
+            comparison = await self._compare(prepared, baseline, folder)
+        given = DecisionInput(
+            fingerprint=prepared.fingerprint,
+            signature=signature_from_wire(training.signature),
+            gate=gate_from_wire(prepared.policy.registration.gate_metric),
+            comparison=comparison,
+            newest_major=line.newest_major,
+            line_top=line.line_top,
+            baseline=baseline.contender if baseline else None,
+            twin=twin.contender if twin else None,
+        )
+        return _Basis(line=line, given=given, decision=decide(given))
+
+    async def _compare(self, prepared: _Prepared, baseline: StoredVersion, folder: Path) -> Comparison:
+        """Pair the evaluations of candidate and baseline, if they are of the same examples."""
+        metric = prepared.policy.registration.gate_metric.name
+        mine = _dataset_digest(prepared.training, metric)
+        theirs = _dataset_digest(baseline.registered, metric)
+        if not mine or mine != theirs:
+            return Comparison(unknown_because=f"{metric} was not measured on the same evaluation data")
+        if prepared.evaluation is None or not baseline.registered.evaluation_uri:
+            return Comparison(unknown_because="there is no evaluation file on both sides")
+        fetched = await self._intake.fetch_file(
+            baseline.registered.evaluation_uri, folder / "baseline", field="evaluation_uri"
+        )
+        other = await self._read_evaluation(fetched, prepared.policy)
+        return await asyncio.to_thread(compare, prepared.evaluation, other, metric=metric)
+
+    async def _store_files(self, prepared: _Prepared, basis: _Basis, cause: Cause) -> ModelRegistered:
+        """Return the event, complete but for its sequence; its files are stored (a duplicate stores nothing)."""
+        registered = _registered(prepared, basis, cause)
+        if basis.decision.change is Change.NONE:
+            return registered
+        if registered.ByteSize() > EVENT_BYTES_MAX:
+            message = f"the registration has {registered.ByteSize()} bytes, at most {EVENT_BYTES_MAX}"
+            raise rejected("METADATA_TOO_LARGE", message, "")
+        registered.artifact.uri = await self._intake.store_artifact(prepared.artifact)
+        for field, fetched in prepared.files.items():
+            setattr(registered, field, await self._intake.store_file(fetched))
+        return registered
+
+    async def _commit(
+        self, prepared: _Prepared, basis: _Basis, registered: ModelRegistered, cause: Cause
+    ) -> Registration:
+        """Version, lineage, answer and event in one transaction, if the line is still as it was decided from."""
+        training = prepared.training
+        key = _request_key(training)
+
+        def commit(connection: Connection) -> Registration:
+            if _read_line(connection, training, prepared.fingerprint) != basis.line:
+                raise Conflict(f"the line of {training.model} moved meanwhile", code="LINE_MOVED")
+            remember(connection, key, str(basis.decision.version).encode())
+            mark_consumed(connection, cause.id)
+            if basis.decision.change is Change.NONE:
+                twin = read_version_by_id(connection, basis.line.twin_id)
+                _add_duplicate(connection, training, twin, cause)
+                return Registration(version=twin, duplicate=True)
+            registered.sequence = next_sequence(connection, training.model)
+            row_id = insert_version(
+                connection,
+                registered,
+                verdict=basis.decision.numbers.verdict,
+                baseline_id=basis.line.baseline_id or None,
+            )
+            event_id = derived_event_id("ModelRegistered", cause.id)
+            add_event(connection, registered, cause=cause, event_id=event_id, sequence=registered.sequence)
+            return Registration(version=read_version_by_id(connection, row_id), duplicate=False)
+
+        result = await self._store.write(commit)
+        reference = version_reference(training.model, result.version.registered.version)
+        log.info("version registered", version=reference, rule=basis.decision.rule, reason=registered.reason)
+        return result
+
+
+def check_model(model: str) -> None:
+    """Refuse an illegal model name.
+
+    Raises:
+        Rejected: Code MODEL_NAME_INVALID.
+
+    """
+    if not is_model(model):
+        raise rejected(
+            "MODEL_NAME_INVALID",
+            f"model is {model!r}, expected a name like flight-delay or team-a.flight-delay",
+            "model",
+            hint="lower-case letters, digits and hyphens, at most 62, beginning with a letter",
+        )
+
+
+def _request_key(training: TrainingCompleted) -> RequestKey:
+    return RequestKey(
+        scope=f"RegisterVersion/{training.model}", request_id=training.request_id, body_digest=digest_of(training)
+    )
+
+
+def _known(connection: Connection, model: str, key: RequestKey) -> StoredVersion | None:
+    answer = recall(connection, key)
+    return None if answer is None else read_version(connection, model, parse_version(answer.decode()))
+
+
+def _read_line(connection: Connection, training: TrainingCompleted, fingerprint: Fingerprint) -> LineState:
+    try:
+        return read_line(connection, training.model, major_line=training.major_line, fingerprint=fingerprint)
+    except NotFound as error:
+        raise rejected(error.code, str(error), error.field) from None
+
+
+def _dataset_digest(measured: TrainingCompleted | ModelRegistered, metric: str) -> str:
+    return next((one.dataset_digest for one in measured.metrics if one.name == metric and not one.slice), "")
+
+
+def _add_duplicate(
+    connection: Connection, training: TrainingCompleted, version: StoredVersion, cause: Cause
+) -> None:
+    duplicate = RegistrationDuplicate(
+        model=training.model, version=version.registered.version, request_id=training.request_id
+    )
+    event_id = derived_event_id("RegistrationDuplicate", cause.id)
+    sequence = next_sequence(connection, training.model)
+    add_event(connection, duplicate, cause=cause, event_id=event_id, sequence=sequence)
+
+
+def _registered(prepared: _Prepared, basis: _Basis, cause: Cause) -> ModelRegistered:
+    training, decision = prepared.training, basis.decision
+    revision = basis.line.policy_revision
+    policy_told = "the built-in policy" if revision == 0 else f"policy revision {revision}"
+    registered = ModelRegistered(
+        model=training.model,
+        version=number_to_wire(decision.version),
+        artifact=Artifact(
+            uri=training.artifact.uri,
+            digest=prepared.artifact.digest,
+            size_bytes=prepared.artifact.size_bytes,
+            format="onnx",
+        ),
+        signature=training.signature,
+        lineage=training.lineage,
+        metrics=training.metrics,
+        change=CHANGES.get(decision.change),
+        reason=f"{decision.reason} (by {policy_told})",
+        decision=VersionDecision(
+            rule=decision.rule, inputs_json=to_json(basis.given), numbers_json=to_json(decision.numbers)
+        ),
+        policy=prepared.policy,
+        policy_revision=revision,
+        actor=cause.actor,
+        evaluation_uri=training.evaluation_uri,
+        reference_data_uri=training.reference_data_uri,
+        sample_requests_uri=training.sample_requests_uri,
+        tags=training.tags,
+        card=training.card,
+    )
+    if decision.baseline is not None:
+        registered.baseline.CopyFrom(number_to_wire(decision.baseline))
+    return registered

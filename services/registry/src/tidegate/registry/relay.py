@@ -1,0 +1,103 @@
+"""The outbox relay: what was committed is published, in order, at least once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Final, Protocol
+
+import structlog
+from sqlalchemy import Connection, delete, select, update
+
+from tidegate.contracts.codec import Record
+from tidegate.core.streams import retrying
+from tidegate.registry.store import Store
+from tidegate.registry.tables import outbox
+
+BATCH_ROWS: Final = 200
+# Rows of another process, or of this one before a crash, wake nobody up.
+LOOK_AGAIN_S: Final = 1.0
+PUBLISHED_ROWS_KEPT: Final = 10_000
+
+log = structlog.get_logger(__name__)
+
+
+class Publisher(Protocol):
+    """What the relay needs of an event producer."""
+
+    async def publish_record(self, topic: str, record: Record) -> None:
+        """Publish to the topic named in full; returns when acknowledged."""
+
+
+class OutboxRelay:
+    """Publishes the outbox in the order of its ids; a row is marked only after the broker has it.
+
+    A crash in between publishes it again, under the same event id, so that consumers tell it apart.
+    """
+
+    def __init__(self, store: Store, publisher: Publisher, *, topic_prefix: str) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._prefix = topic_prefix
+
+    async def run(self) -> None:
+        """Publish for ever."""
+        while True:
+            self._store.written.clear()
+            published = 1
+            while published:
+                published = await self.publish_batch()
+            try:
+                await asyncio.wait_for(self._store.written.wait(), LOOK_AGAIN_S)
+            except TimeoutError:
+                continue
+
+    async def publish_batch(self) -> int:
+        """Publish the next rows and return how many; retried while broker or database are away."""
+        count = 0
+
+        async def attempt() -> None:
+            nonlocal count
+            count = await self._publish_batch()
+
+        await retrying(attempt, what="outbox")
+        return count
+
+    async def _publish_batch(self) -> int:
+        rows = await self._store.read(_unpublished)
+        done: list[int] = []
+        try:
+            for row_id, topic, record in rows:
+                await self._publisher.publish_record(f"{self._prefix}.{topic}", record)
+                done.append(row_id)
+        finally:
+            # What was acknowledged before a failure is not sent again.
+            if done:
+                await self._store.write(lambda connection: _mark(connection, done))
+                self._store.written.clear()
+        return len(done)
+
+
+def _unpublished(connection: Connection) -> list[tuple[int, str, Record]]:
+    columns = (outbox.c.id, outbox.c.topic, outbox.c.key, outbox.c.value, outbox.c.headers)
+    rows = connection.execute(
+        select(*columns).where(outbox.c.published.is_(False)).order_by(outbox.c.id).limit(BATCH_ROWS)
+    )
+    return [
+        (
+            row.id,
+            row.topic,
+            Record(
+                key=bytes(row.key),
+                value=bytes(row.value),
+                headers=tuple((name, text.encode()) for name, text in json.loads(row.headers)),
+            ),
+        )
+        for row in rows
+    ]
+
+
+def _mark(connection: Connection, row_ids: list[int]) -> None:
+    connection.execute(update(outbox).where(outbox.c.id.in_(row_ids)).values(published=True))
+    # The topics keep the events; the outbox keeps the last ones, for people who look after a crash.
+    connection.execute(delete(outbox).where(outbox.c.published, outbox.c.id < row_ids[-1] - PUBLISHED_ROWS_KEPT))

@@ -1,0 +1,254 @@
+"""The database: transactions, the outbox, and what was already handled.
+
+SQLite (write-ahead log, synchronous FULL) has one writer by itself; on PostgreSQL an advisory lock makes it so, since
+the relay reads the outbox by id and ids must become visible in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from google.protobuf.message import Message
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text, update
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from tidegate.contracts.codec import Event, encode
+from tidegate.contracts.topics import TOPIC_BY_MESSAGE
+from tidegate.core.clock import utc_now
+from tidegate.core.errors import AlreadyExists, Conflict, Unavailable
+from tidegate.registry.tables import consumed, outbox, requests, sequences
+
+SOURCE: Final = "tidegate/registry"
+BUSY_TIMEOUT_MS: Final = 10_000
+WRITER_LOCK: Final = 7_404_001
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cause:
+    """Why something is written: an event or a call; ids of derived events follow from ``id``."""
+
+    id: str
+    correlation_id: str
+    actor: str
+    traceparent: str = ""
+
+
+class Store:
+    """The registry's database; ``written`` is set after each commit, for the relay."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = _engine(url)
+        self.written = asyncio.Event()
+        self._is_sqlite = self.engine.dialect.name == "sqlite"
+        self._writer = asyncio.Lock()
+
+    def migrate(self) -> None:
+        """Bring the tables up to date; blocking, repeatable.
+
+        Raises:
+            Unavailable: The database can't be reached.
+
+        """
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self.writing() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Open the one write transaction; committed unless the block raises."""
+        with _translated(), self.engine.connect() as connection:
+            connection = connection.execution_options(tidegate_writes=True)
+            with connection.begin():
+                if not self._is_sqlite:
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITER_LOCK})
+                yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open a read transaction: all queries see one state."""
+        with _translated(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    async def write(self, work: Callable[[Connection], R]) -> R:
+        """Run ``work`` in a write transaction, in a thread.
+
+        Raises:
+            Conflict: A row exists already.
+            Unavailable: The database is away or busy.
+
+        """
+
+        def transact() -> R:
+            with self.writing() as connection:
+                return work(connection)
+
+        async with self._writer:
+            result = await asyncio.to_thread(transact)
+        self.written.set()
+        return result
+
+    async def read(self, work: Callable[[Connection], R]) -> R:
+        """Run ``work`` in a read transaction; on SQLite at once, since a thread would cost more than the query."""
+
+        def transact() -> R:
+            with self.reading() as connection:
+                return work(connection)
+
+        return transact() if self._is_sqlite else await asyncio.to_thread(transact)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    if engine.dialect.name != "sqlite":
+        return engine
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        # Transactions are begun below, not by the driver.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("tidegate_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as error:
+        raise Conflict(f"the row exists already: {error.orig}", code="ROW_EXISTS") from error
+    except (DBAPIError, PoolTimeoutError) as error:
+        raise Unavailable(f"the database failed: {error}", code="DATABASE_UNAVAILABLE") from error
+
+
+def next_sequence(connection: Connection, model: str, source: str = SOURCE) -> int:
+    """Count up and return the sequence of ``model``'s events from ``source``."""
+    where = (sequences.c.model == model) & (sequences.c.source == source)
+    value = connection.execute(
+        update(sequences).where(where).values(value=sequences.c.value + 1).returning(sequences.c.value)
+    ).scalar_one_or_none()
+    if value is None:
+        connection.execute(insert(sequences).values(model=model, source=source, value=1))
+        return 1
+    return int(value)
+
+
+def advance_sequence(connection: Connection, model: str, source: str, sequence: int) -> bool:
+    """Remember ``sequence`` as the last one seen from ``source``; False if it is not newer."""
+    where = (sequences.c.model == model) & (sequences.c.source == source)
+    last = connection.execute(select(sequences.c.value).where(where)).scalar_one_or_none()
+    if last is None:
+        connection.execute(insert(sequences).values(model=model, source=source, value=sequence))
+        return True
+    if sequence <= last:
+        return False
+    connection.execute(update(sequences).where(where).values(value=sequence))
+    return True
+
+
+def add_event(
+    connection: Connection,
+    message: Message,
+    *,
+    cause: Cause,
+    event_id: str,
+    sequence: int,
+) -> None:
+    """Put an event into the outbox: it is published if and only if the transaction commits."""
+    now = utc_now()
+    name = message.DESCRIPTOR.name
+    record = encode(
+        Event(
+            message=message,
+            id=event_id,
+            source=SOURCE,
+            time=now,
+            subject=str(getattr(message, "model", "")),
+            correlation_id=cause.correlation_id,
+            causation_id=cause.id,
+            sequence=sequence,
+            traceparent=cause.traceparent,
+        )
+    )
+    headers = json.dumps([[header, raw.decode()] for header, raw in record.headers])
+    row = {"event_id": event_id, "topic": TOPIC_BY_MESSAGE[name].name, "key": record.key, "value": record.value}
+    connection.execute(insert(outbox).values(**row, headers=headers, published=False, create_time=now))
+
+
+def was_consumed(connection: Connection, event_id: str) -> bool:
+    """Say whether the event was handled before."""
+    return connection.execute(select(consumed.c.event_id).where(consumed.c.event_id == event_id)).first() is not None
+
+
+def mark_consumed(connection: Connection, event_id: str) -> None:
+    """Remember that the event was handled, with what it caused, in the same transaction."""
+    connection.execute(insert(consumed).values(event_id=event_id, create_time=utc_now()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestKey:
+    """A call that may come again: ``scope`` is its method and model; no ``request_id``, no memory."""
+
+    scope: str
+    request_id: str
+    body_digest: str = field(default="")
+
+
+def recall(connection: Connection, key: RequestKey) -> bytes | None:
+    """Return the answer that the same request got before.
+
+    Raises:
+        AlreadyExists: The id came with another body.
+
+    """
+    if not key.request_id:
+        return None
+    row = connection.execute(
+        select(requests.c.body_digest, requests.c.response).where(
+            requests.c.scope == key.scope, requests.c.request_id == key.request_id
+        )
+    ).first()
+    if row is None:
+        return None
+    if row.body_digest != key.body_digest:
+        raise AlreadyExists(
+            f"request_id {key.request_id!r} was used before with another body",
+            code="REQUEST_ID_REUSED",
+            field="request_id",
+            hint="use a new request_id for another request",
+        )
+    return bytes(row.response)
+
+
+def remember(connection: Connection, key: RequestKey, response: bytes) -> None:
+    """Keep the answer to a request for the next time it comes."""
+    if key.request_id:
+        row = {"scope": key.scope, "request_id": key.request_id, "body_digest": key.body_digest}
+        connection.execute(insert(requests).values(**row, response=response, create_time=utc_now()))
