@@ -17,15 +17,16 @@ SYNC_TIMEOUT_S: Final = 1800
 
 
 def ensure_runtimes(folder: Path, *, announce: Callable[[str], None] = lambda _: None) -> None:
-    """See that each runtime in ``folder`` with a lock file has an environment that matches it.
+    """See that each runtime in ``folder`` that is a project with a lock file has an environment that matches it.
 
     Raises:
         FailedPrecondition: uv is missing.
         Unavailable: uv could not make one (code RUNTIME_SETUP_FAILED).
 
     """
-    for lock in sorted(folder.glob("*/uv.lock")):
-        _ensure(lock.parent, announce)
+    for project in sorted(folder.glob("*/pyproject.toml")):
+        if project.with_name("uv.lock").exists():
+            _ensure(project.parent, announce)
 
 
 def _ensure(runtime: Path, announce: Callable[[str], None]) -> None:
