@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -26,6 +27,23 @@ async def wait_for_signal() -> str:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask, number.name)
     return await asked
+
+
+async def until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` until it ends or a signal asks the process to stop (then it is cancelled, and cleans up).
+
+    An error that ends ``work`` is raised again.
+    """
+    asked = asyncio.create_task(wait_for_signal())
+    working = asyncio.create_task(work)
+    await asyncio.wait({asked, working}, return_when=asyncio.FIRST_COMPLETED)
+    if not working.done():
+        log.info("stopping", signal=asked.result())
+        working.cancel()
+    asked.cancel()
+    ended = (await asyncio.gather(working, return_exceptions=True))[0]
+    if isinstance(ended, Exception):
+        raise ended
 
 
 def run(serve: Callable[[], Awaitable[None]]) -> None:

@@ -1,277 +1,292 @@
-"""The deployer's consumers: inputs to their partition's queue, and what every replica follows."""
+"""The deployer's shell on Kafka: each partition has one owner, and each decision is one transaction.
+
+A transaction holds the new state, the route table, the steps and the input offsets. The partition's
+``transactional.id`` fences a predecessor. Whatever fails in between ends the process: the next owner reads what was
+committed and goes on.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from google.protobuf.message import Message
 
-from tidegate.contracts import codec
-from tidegate.contracts.topics import COMMANDS, MONITORING, POLICIES, REGISTRY, ROLLOUTS, ROUTES, VALIDATION
-from tidegate.core.clock import utc_now
-from tidegate.core.errors import InvalidInput, TidegateError, Unavailable
-from tidegate.core.policy import resolve_policy, validate_policy
+from tidegate.contracts.codec import PROTOBUF, Event, derived_event_id, encode, timed_event_id
+from tidegate.contracts.topics import ROLLOUT_STATE, TOPIC_BY_MESSAGE
 from tidegate.core.settings import KafkaSettings
-from tidegate.core.streams import retrying
+from tidegate.deployer import events as core
 from tidegate.deployer import wire
-from tidegate.deployer.events import Event, RouteAcknowledged, ServerChanged, Ticked
 from tidegate.deployer.hosts import Seen, Wanted
-from tidegate.deployer.partition import Item, Partition
-from tidegate.deployer.snapshots import decoded, event_or_none, partitions_of, read_to_end, reader
-from tidegate.deployer.state import Decision
-from tidegate.deployer.store import RolloutBook
-from tidegate.deployer.xds import ProxyFleet
-from tidegate.v1.events_pb2 import ModelBlessed
-from tidegate.v1.rollout_events_pb2 import RolloutStep, RouteApplied, RouteTable
+from tidegate.deployer.rollout import decide
+from tidegate.deployer.state import Decision, ModelState
+from tidegate.v1.rollout_events_pb2 import RolloutState, RouteApplied, RouteTable
 
-# Registrations first: a blessing needs its version, and the topics have no order between them.
-INPUTS: Final = (REGISTRY, POLICIES, VALIDATION, COMMANDS, MONITORING)
-SESSION_TIMEOUT_MS: Final = 10_000
-HEARTBEAT_MS: Final = 2_000
-BATCH_MAX: Final = 500
-POLL_MS: Final = 500
+SOURCE: Final = "tidegate/deployer"
+RETRY_BACKOFF_MS: Final = 5
+BATCH_MAX: Final = 100
+QUEUE_MAX: Final = 10_000
+OFFSETS_LAZY_S: Final = 2.0
+LOAD_TIMEOUT_MS: Final = 1_000
+
+ApplyRoute = Callable[[RouteTable, datetime], None]
 
 log = structlog.get_logger(__name__)
 
 
-class Deployer:
-    """The partitions that this process owns, and the events that reach them."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One thing that reached a partition: an event for the core, or what the proxies said.
 
-    def __init__(self, kafka: KafkaSettings, *, book: RolloutBook) -> None:
-        self.kafka = kafka
-        self.group = f"{kafka.topic_prefix}-deployer"
-        self.partitions: dict[int, Partition] = {}
-        self.assigned = asyncio.Event()
-        self.changed = asyncio.Event()
-        self._book = book
-        self._fleet: ProxyFleet | None = None
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ``source`` and ``offset`` say where it stood, if Kafka brought it.
+    """
 
-    def attach(self, fleet: ProxyFleet) -> None:
-        """Have routes go to ``fleet``."""
-        self._fleet = fleet
+    model: str
+    event: core.Event | None
+    cause_id: str = ""
+    correlation_id: str = ""
+    applied: RouteApplied | None = None
+    source: TopicPartition | None = None
+    offset: int = -1
 
-    # What the model host and the fleet say.
 
-    def wanted_servers(self) -> Iterable[Wanted]:
-        """Return every server that shall run, of the models owned here."""
-        for partition in self.partitions.values():
-            for model, state in partition.states.items():
-                known = (state.version(number) for number in state.wanted_servers())
-                yield from (Wanted(model=model, version=version) for version in known if version is not None)
+@dataclass(kw_only=True, slots=True)
+class Outcome:
+    """What a batch of items leads to."""
+
+    messages: list[Event] = field(default_factory=list)
+    states: dict[str, ModelState] = field(default_factory=dict)
+    routes: dict[str, tuple[RouteTable, datetime]] = field(default_factory=dict)
+
+
+class PartitionWorker:
+    """Owns one partition: the states of its models, and the producer that no other may use at the same time."""
+
+    def __init__(
+        self,
+        *,
+        partition: int,
+        kafka: KafkaSettings,
+        group: str,
+        apply_route: ApplyRoute,
+        wake_host: Callable[[], None],
+    ) -> None:
+        self.partition = partition
+        self._kafka = kafka
+        self._group = group
+        self._apply_route = apply_route
+        self._wake_host = wake_host
+        self._queue: asyncio.Queue[Item] = asyncio.Queue(QUEUE_MAX)
+        self._states: dict[str, ModelState] = {}
+        self._offsets: dict[TopicPartition, int] = {}
+        self._offsets_since_s = 0.0
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=kafka.bootstrap,
+            transactional_id=f"{group}-{partition}",
+            retry_backoff_ms=RETRY_BACKOFF_MS,
+        )
+
+    async def start(self) -> None:
+        """Fence the predecessor, load what it committed, begin a new epoch of its routes."""
+        await self._producer.start()
+        self._states = await self._load()
+        log.info("partition taken", partition=self.partition, models=sorted(self._states))
+        for model in self._states:
+            taken = core.TakenOver(time_s=_now_s(), cause=f"partition {self.partition} taken over")
+            self._queue.put_nowait(Item(model=model, event=taken))
+
+    async def stop(self) -> None:
+        """Give the partition up."""
+        await self._producer.stop()
+
+    async def put(self, item: Item) -> None:
+        """Hand one item to the worker; waits while its queue is full."""
+        await self._queue.put(item)
+
+    def put_now(self, item: Item) -> None:
+        """Hand one item to the worker from a callback."""
+        self._queue.put_nowait(item)
 
     def owns(self, model: str) -> bool:
-        """Say whether this process decides about ``model``."""
-        return self._owner(model) is not None
+        """Say whether the worker decides about ``model``."""
+        return model in self._states
 
-    def server_seen(self, seen: Seen) -> None:
-        """Take what the model host says of a server."""
-        owner = self._owner(seen.model)
-        if owner is None:
-            return
-        cause = f"server of {seen.number} " + ("ready" if seen.ready else seen.failure or "not ready")
-        event = ServerChanged(
-            time_s=utc_now().timestamp(),
-            cause=cause,
+    def wanted(self) -> list[Wanted]:
+        """Return the servers that shall run for the models of this partition."""
+        found: list[Wanted] = []
+        for model, state in self._states.items():
+            known = [state.version(number) for number in state.wanted_servers()]
+            found.extend(Wanted(model=model, version=version) for version in known if version is not None)
+        return found
+
+    def tick(self) -> None:
+        """Let time enter the models that have something running."""
+        for model, state in self._states.items():
+            if state.rollout is not None:
+                self._queue.put_nowait(Item(model=model, event=core.Ticked(time_s=_now_s())))
+
+    def see(self, seen: Seen) -> None:
+        """Let the core know how a server is."""
+        event = core.ServerChanged(
+            time_s=_now_s(),
+            cause=f"model host: {seen.model}@{seen.number} {'ready' if seen.ready else seen.failure or 'not ready'}",
             number=seen.number,
             endpoint=seen.endpoint,
             ready=seen.ready,
             failure=seen.failure,
         )
-        owner.tell(seen.model, event)
+        self._queue.put_nowait(Item(model=seen.model, event=event))
 
-    def route_applied(self, applied: RouteApplied) -> None:
-        """Take what the proxies say of a route."""
-        owner = self._owner(applied.model)
-        if owner is None:
-            return
-        event: Event | None = None
-        if applied.complete:
-            event = RouteAcknowledged(
-                time_s=utc_now().timestamp(),
-                cause=f"route {applied.epoch}.{applied.revision} is at {', '.join(applied.applied)}",
-                epoch=applied.epoch,
-                revision=applied.revision,
-            )
-        owner.tell_applied(applied, event)
-
-    async def tick(self, every_s: float) -> None:
-        """Let time enter the decisions about models with a rollout, until cancelled."""
+    async def run(self) -> None:
+        """Decide about items, batch by batch, until cancelled."""
         while True:
-            await asyncio.sleep(every_s)
-            for partition in self.partitions.values():
-                for model, state in partition.states.items():
-                    if state.rollout is not None:
-                        partition.tell(model, Ticked(time_s=utc_now().timestamp()))
+            items = [await self._queue.get()]
+            while not self._queue.empty() and len(items) < BATCH_MAX:
+                items.append(self._queue.get_nowait())
+            await self._handle(items)
 
-    def _owner(self, model: str) -> Partition | None:
-        return next((one for one in self.partitions.values() if model in one.states), None)
+    async def _handle(self, items: list[Item]) -> None:
+        outcome = Outcome()
+        for item in items:
+            if item.source is not None:
+                self._offsets[item.source] = item.offset + 1
+            self._decide(item, outcome)
+        if outcome.messages or outcome.states or self._offsets_are_due():
+            await self._commit(outcome)
+        # Only what is committed has an effect outside.
+        for table, decided in outcome.routes.values():
+            self._apply_route(table, decided)
+        if outcome.states:
+            self._wake_host()
 
-    # What every replica follows.
-
-    async def follow(self, caught_up: asyncio.Event) -> None:
-        """Keep the read model and the fleet at what is committed; set ``caught_up`` when both are, until cancelled.
-
-        Raises:
-            Unavailable: The broker can't be reached.
-
-        """
-        partitions = partitions_of(self.kafka, (ROUTES, ROLLOUTS))
-        async with reader(self.kafka, partitions) as consumer:
-            self._take_all(await read_to_end(consumer, partitions))
-            caught_up.set()
-            while True:
-                batches = await consumer.getmany(timeout_ms=POLL_MS)
-                self._take_all([record for batch in batches.values() for record in batch])
-
-    def _take_all(self, records: Sequence[Any]) -> None:
-        events = [event for event in map(event_or_none, records) if event is not None]
-        newest = {event.subject: event for event in events if isinstance(event.message, RouteTable)}
-        for event in events:
-            if isinstance(event.message, RolloutStep):
-                self._book.record(event.message, event.time)
-        for event in newest.values():
-            self._apply(event.message, event.time)
-
-    def _apply(self, table: Any, decided_time: datetime) -> None:
-        if self._fleet is None:
+    def _decide(self, item: Item, outcome: Outcome) -> None:
+        if item.applied is not None:
+            self._record_applied(item, item.applied, outcome)
+        if item.event is None:
             return
-        try:
-            self._fleet.apply(table, decided_time=decided_time)
-        except InvalidInput as error:
-            log.error("route table refused", model=table.model, code=error.code, error=str(error))  # noqa: TRY400
+        before = self._states.get(item.model) or ModelState(model=item.model)
+        decision = decide(before, item.event)
+        self._states[item.model] = decision.state
+        if not isinstance(item.event, core.Ticked | core.HeartbeatSeen) or decision.steps:
+            log.info("decided", model=item.model, on=type(item.event).__name__, reason=decision.reason)
+        if _is_worth_keeping(before, decision):
+            outcome.states[item.model] = decision.state
+        self._record_steps(item, decision, outcome)
 
-    def _on_committed(self, _decision: Decision, table: RouteTable | None, time: datetime) -> None:
-        if table is not None:
-            self._apply(table, time)
-        self.changed.set()
+    def _record_steps(self, item: Item, decision: Decision, outcome: Outcome) -> None:
+        for step in decision.steps:
+            outcome.messages.append(
+                Event(
+                    message=wire.step_message(item.model, step),
+                    id=timed_event_id("RolloutStep", step.rollout.rollout_id, step.sequence),
+                    source=SOURCE,
+                    time=datetime.fromtimestamp(step.time_s, tz=UTC),
+                    subject=item.model,
+                    correlation_id=step.rollout.correlation_id,
+                    causation_id=item.cause_id,
+                    sequence=step.sequence,
+                )
+            )
+        if decision.route_changed:
+            table = wire.route_message(item.model, decision.state.route)
+            decided = datetime.fromtimestamp(_event_time_s(item), tz=UTC)
+            outcome.routes[item.model] = (table, decided)
 
-    # Inputs.
+    def _record_applied(self, item: Item, applied: RouteApplied, outcome: Outcome) -> None:
+        state = self._states.get(item.model)
+        key = f"{applied.model}|{applied.epoch}|{applied.revision}|{','.join(applied.applied)}|{applied.complete}"
+        outcome.messages.append(
+            Event(
+                message=applied,
+                id=derived_event_id("RouteApplied", key),
+                source=SOURCE,
+                time=datetime.now(tz=UTC),
+                subject=item.model,
+                correlation_id=state.rollout.correlation_id if state is not None and state.rollout is not None else key,
+            )
+        )
 
-    async def consume(self) -> None:
-        """Consume inputs until cancelled.
+    def _offsets_are_due(self) -> bool:
+        now_s = asyncio.get_running_loop().time()
+        if not self._offsets:
+            self._offsets_since_s = now_s
+        return bool(self._offsets) and now_s - self._offsets_since_s >= OFFSETS_LAZY_S
 
-        Raises:
-            Conflict: Another deployer fenced this one.
-            Unavailable: The broker can't be reached.
+    async def _commit(self, outcome: Outcome) -> None:
+        snapshots = [self._snapshot(state) for state in outcome.states.values()]
+        tables = [self._snapshot_event(table, table.model) for table, _ in outcome.routes.values()]
+        async with self._producer.transaction():
+            for event in (*snapshots, *tables, *outcome.messages):
+                await self._send(event)
+            if self._offsets:
+                await self._producer.send_offsets_to_transaction(dict(self._offsets), self._group)
+        self._offsets.clear()
+        self._offsets_since_s = asyncio.get_running_loop().time()
 
-        """
+    def _snapshot(self, state: ModelState) -> Event:
+        return self._snapshot_event(wire.state_message(state), state.model)
+
+    def _snapshot_event(self, message: Message, model: str) -> Event:
+        digest = derived_event_id(message.DESCRIPTOR.name, message.SerializeToString(deterministic=True).hex())
+        return Event(
+            message=message,
+            id=digest,
+            source=SOURCE,
+            time=datetime.now(tz=UTC),
+            subject=model,
+            correlation_id=digest,
+        )
+
+    async def _send(self, event: Event) -> None:
+        topic = TOPIC_BY_MESSAGE[event.type].full_name(self._kafka.topic_prefix)
+        record = encode(event, content_type=PROTOBUF)
+        # The input's partition is the output's: a model's history stays together whoever wrote the input.
+        await self._producer.send(
+            topic, value=record.value, key=record.key, headers=list(record.headers), partition=self.partition
+        )
+
+    async def _load(self) -> dict[str, ModelState]:
+        """Return the states of the partition, read to the end of what is committed."""
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.kafka.bootstrap,
-            client_id="tidegate-deployer",
-            group_id=self.group,
+            bootstrap_servers=self._kafka.bootstrap,
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            # The same partition of every topic goes to the same member, since all have the same number.
-            partition_assignment_strategy=(RangePartitionAssignor,),
-            session_timeout_ms=SESSION_TIMEOUT_MS,
-            heartbeat_interval_ms=HEARTBEAT_MS,
         )
+        place = TopicPartition(ROLLOUT_STATE.full_name(self._kafka.topic_prefix), self.partition)
+        states: dict[str, ModelState] = {}
+        await consumer.start()
         try:
-            await consumer.start()
-        except KafkaError as error:
-            await consumer.stop()
-            raise Unavailable(f"no broker at {self.kafka.bootstrap}: {error}", code="BROKER_UNAVAILABLE") from error
-        consumer.subscribe([topic.full_name(self.kafka.topic_prefix) for topic in INPUTS], listener=_Listener(self))
-        pump = asyncio.create_task(self._pump(consumer))
-        try:
-            await asyncio.wait({pump, self._failure}, return_when=asyncio.FIRST_COMPLETED)
-            for ended in (self._failure, pump):
-                if ended.done():
-                    ended.result()
+            consumer.assign([place])
+            await consumer.seek_to_beginning(place)
+            end = (await consumer.end_offsets([place]))[place]
+            while await consumer.position(place) < end:
+                batches: dict[TopicPartition, list[Any]] = await consumer.getmany(place, timeout_ms=LOAD_TIMEOUT_MS)
+                for record in batches.get(place, []):
+                    snapshot = RolloutState.FromString(record.value)
+                    states[snapshot.model] = wire.state_from(snapshot)
         finally:
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
             await consumer.stop()
-            await self.give_up([*self.partitions])
-
-    async def _pump(self, consumer: AIOKafkaConsumer) -> None:
-        order = {topic.full_name(self.kafka.topic_prefix): place for place, topic in enumerate(INPUTS)}
-        while True:
-            batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_MAX)
-            for where in sorted(batches, key=lambda one: order[one.topic]):
-                for record in batches[where]:
-                    partition = self.partitions.get(where.partition)
-                    if partition is not None:
-                        await partition.put(_item(record, where))
-
-    async def take(self, numbers: Sequence[int]) -> None:
-        """Own partitions from now on."""
-        for number in numbers:
-            partition = Partition(number, self.kafka, group=self.group, on_committed=self._on_committed)
-            await retrying(partition.open, what=f"partition {number}")
-            self.partitions[number] = partition
-            task = asyncio.create_task(partition.run(), name=f"partition-{number}")
-            task.add_done_callback(self._ended)
-            self._tasks[number] = task
-        self.assigned.set()
-        self.changed.set()
-
-    async def give_up(self, numbers: Sequence[int]) -> None:
-        """Own partitions no more."""
-        for number in numbers:
-            partition = self.partitions.pop(number, None)
-            task = self._tasks.pop(number, None)
-            if partition is None or task is None:
-                continue
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await partition.close()
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or self._failure.done():
-            return
-        self._failure.set_exception(task.exception() or TidegateError("a partition ended by itself", code="PART_ENDED"))
+        return states
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Partitions come and go with the members of the group."""
-
-    def __init__(self, deployer: Deployer) -> None:
-        self._deployer = deployer
-
-    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        await self._deployer.give_up(sorted({one.partition for one in revoked}))
-
-    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        await self._deployer.take(sorted({one.partition for one in assigned} - {*self._deployer.partitions}))
+def _is_worth_keeping(before: ModelState, decision: Decision) -> bool:
+    """Say whether the state must be written: a heartbeat's time alone need not survive us."""
+    after = decision.state
+    if before.rollout is not None and after.rollout is not None:
+        before = replace(before, rollout=replace(before.rollout, heartbeat_s=0.0))
+        after = replace(after, rollout=replace(after.rollout, heartbeat_s=0.0))
+    return before != after
 
 
-def _item(record: Any, where: TopicPartition) -> Item:
-    """Return what an input means; one that is no event, or has a policy that is none, is set aside."""
-    position = (where, record.offset + 1)
-    try:
-        event = decoded(record)
-        _check(event)
-    except (codec.InvalidEvent, InvalidInput) as error:
-        log.warning("message set aside", topic=where.topic, offset=record.offset, error=str(error))
-        extra = (
-            ("tidegate-error", f"{error.code}: {error}".encode()),
-            ("tidegate-origin", f"{where.topic}/{where.partition}/{record.offset}".encode()),
-        )
-        headers = tuple((str(name), bytes(raw or b"")) for name, raw in record.headers or ())
-        set_aside = codec.Record(
-            key=bytes(record.key or b""), value=bytes(record.value or b""), headers=(*headers, *extra)
-        )
-        return Item(set_aside=set_aside, position=position)
-    meaning = wire.core_event(event, utc_now().timestamp())
-    return Item(model=event.subject, event=meaning, source=event, position=position)
+def _event_time_s(item: Item) -> float:
+    return item.event.time_s if item.event is not None else _now_s()
 
 
-def _check(event: codec.Event) -> None:
-    if not isinstance(event.message, ModelBlessed):
-        return
-    resolved = resolve_policy(event.message.policy)
-    resolved.model = resolved.model or event.message.model
-    faults = validate_policy(resolved)
-    if faults:
-        raise InvalidInput(faults[0].message, code=faults[0].code, field=f"policy.{faults[0].field}")
-    event.message.policy.CopyFrom(resolved)
+def _now_s() -> float:
+    return datetime.now(tz=UTC).timestamp()

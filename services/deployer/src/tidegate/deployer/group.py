@@ -1,4 +1,4 @@
-"""The consumer of all inputs: the same partition of every topic comes to the same deployer, which has one worker for it."""
+"""The consumer of all inputs: the same partition of every topic comes to the same deployer and its one worker."""
 
 from __future__ import annotations
 

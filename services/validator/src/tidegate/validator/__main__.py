@@ -10,7 +10,7 @@ from tidegate.contracts.topics import REGISTRY
 from tidegate.core.bus import EventProducer, create_topics
 from tidegate.core.grpc_server import GrpcServer
 from tidegate.core.object_store import ObjectStore
-from tidegate.core.process import run, wait_for_signal
+from tidegate.core.process import run, until_signal
 from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
 from tidegate.core.streams import consume, create_app, retrying
 from tidegate.core.telemetry import configure_logs
@@ -30,18 +30,10 @@ async def serve() -> None:
     configure_logs("validator", settings.log_level)
     server = create_server()
     await server.start(settings.host, settings.port)
-    asked = asyncio.create_task(wait_for_signal())
-    work = asyncio.create_task(_work(settings, kafka, server))
-    await asyncio.wait({asked, work}, return_when=asyncio.FIRST_COMPLETED)
-    if not work.done():
-        log.info("stopping", signal=asked.result())
-        work.cancel()
-    asked.cancel()
-    # A cancelled validation still stops its server; an error of ours is raised again here.
-    ended = (await asyncio.gather(work, return_exceptions=True))[0]
-    await server.stop()
-    if isinstance(ended, Exception):
-        raise ended
+    try:
+        await until_signal(_work(settings, kafka, server))
+    finally:
+        await server.stop()
 
 
 async def _work(settings: ValidatorSettings, kafka: KafkaSettings, server: GrpcServer) -> None:

@@ -1,40 +1,42 @@
-"""Ways to deliver: which shares a candidate gets, chosen by how it differs from stable."""
+"""Strategies: how a kind of change becomes a row of shares, each of which the candidate must earn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from tidegate.deployer.state import DeliveryPolicy, Number, Strategy
 from tidegate.deployer.strategies import blue_green, canary
 
-_STEPS: Final[dict[str, Callable[[Strategy], tuple[float, ...]]]] = {
-    "blue_green": blue_green.steps,
-    "canary": canary.steps,
-}
+_STEPS: Final = {"blue_green": blue_green.steps, "canary": canary.steps}
 
 
 def strategy_for(candidate: Number, stable: Number | None, policy: DeliveryPolicy) -> Strategy:
-    """Return the way to deliver ``candidate`` after ``stable``, with its steps filled in."""
+    """Return the strategy of the policy for this kind of change, with its steps.
+
+    Between MAJOR lines only a switch is possible: they have different signatures, so they can't share traffic.
+    """
     if stable is None:
-        chosen = policy.on_first
+        wanted = policy.on_first
     elif candidate.major != stable.major:
-        chosen = policy.on_major
+        wanted = policy.on_major
     elif candidate.minor != stable.minor:
-        chosen = policy.on_minor
+        wanted = policy.on_minor
     else:
-        chosen = policy.on_pipeline
-    return replace(chosen, steps=_STEPS[chosen.name](chosen), approval=_approval(candidate, stable, policy))
+        wanted = policy.on_pipeline
+    crosses_lines = stable is None or candidate.major != stable.major
+    name = "blue_green" if crosses_lines else wanted.name
+    approval = wanted.approval or _approval(candidate, stable, policy)
+    return Strategy(name=name, steps=_STEPS[name](wanted), bake_s=wanted.bake_s, approval=approval)
 
 
 def _approval(candidate: Number, stable: Number | None, policy: DeliveryPolicy) -> str:
-    """Return whose approval the rollout waits for; empty = nobody's."""
     if stable is None:
-        return policy.on_first.approval
+        return ""
     major, minor, pipeline = policy.approvals
     if candidate.major != stable.major:
-        return policy.on_major.approval or ("operator" if major else "")
-    if candidate.minor != stable.minor:
-        return policy.on_minor.approval or ("operator" if minor else "")
-    return policy.on_pipeline.approval or ("operator" if pipeline else "")
+        wanted = major
+    elif candidate.minor != stable.minor:
+        wanted = minor
+    else:
+        wanted = pipeline
+    return "approver" if wanted else ""

@@ -1,4 +1,4 @@
-"""Blue/green: all traffic at once; the old version stays warm until the rollback window closes."""
+"""Blue/green: the candidate is started and proved ready beside stable, then takes all traffic at once."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from tidegate.deployer.state import Strategy
 
 
 def steps(_strategy: Strategy) -> tuple[float, ...]:
-    """Return the one share."""
+    """Return the only step: everything."""
     return (1.0,)
