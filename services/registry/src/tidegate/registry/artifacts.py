@@ -117,12 +117,14 @@ class ArtifactIntake:
         except Rejected:
             raise
         except NotFound:
-            raise rejected("ARTIFACT_MISSING", f"{uri} does not exist", field, hint="upload before publishing") from None
+            raise rejected(
+                "ARTIFACT_MISSING", f"{uri} does not exist", field, hint="upload before publishing"
+            ) from None
         except InvalidInput as error:
             if error.code == "OBJECT_TOO_LARGE":
                 raise _too_large(uri, limit_bytes, field) from None
             raise rejected(error.code, str(error), field) from None
-        return Fetched(path=path, digest=digest, size_bytes=path.stat().st_size)
+        return Fetched(path=path, digest=digest, size_bytes=(await asyncio.to_thread(path.stat)).st_size)
 
     def _copy_import(self, uri: str, path: Path, limit_bytes: int, field: str) -> Fetched:
         sha256 = hashlib.sha256()

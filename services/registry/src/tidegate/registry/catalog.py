@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from tidegate.contracts.names import format_version, version_reference
 from tidegate.core.clock import utc_now
@@ -128,14 +128,16 @@ def read_version(connection: Connection, model: str, wanted: Version | str) -> S
     """
     if isinstance(wanted, str):
         row = connection.execute(
-            select(*_STORED).join_from(
+            select(*_STORED)
+            .join_from(
                 aliases,
                 versions,
                 (versions.c.model == aliases.c.model)
                 & (versions.c.major == aliases.c.major)
                 & (versions.c.minor == aliases.c.minor)
                 & (versions.c.pipeline == aliases.c.pipeline),
-            ).where(aliases.c.model == model, aliases.c.alias == wanted)
+            )
+            .where(aliases.c.model == model, aliases.c.alias == wanted)
         ).first()
         missing = f"{model}@{wanted}"
     else:
@@ -159,7 +161,7 @@ def is_version(model: str, version: Version) -> Any:
 _STORED = (versions.c.id, versions.c.registered, versions.c.validation, versions.c.create_time)
 
 
-def _stored(row: Row[Any]) -> StoredVersion:
+def _stored(row: Any) -> StoredVersion:
     return StoredVersion(
         id=row.id,
         registered=ModelRegistered.FromString(bytes(row.registered)),
@@ -190,8 +192,9 @@ def insert_version(
     """Insert a version with its lineage and return its row id."""
     now = utc_now()
     fingerprint = fingerprint_of_registered(registered)
-    result = connection.execute(
-        insert(versions).values(
+    row_id = connection.execute(
+        insert(versions)
+        .values(
             model=registered.model,
             major=registered.version.major,
             minor=registered.version.minor,
@@ -208,8 +211,8 @@ def insert_version(
             registered=registered.SerializeToString(deterministic=True),
             create_time=now,
         )
-    )
-    row_id = int(result.inserted_primary_key[0])
+        .returning(versions.c.id)
+    ).scalar_one()
     _insert_edges(connection, row_id, registered)
     counted = connection.execute(
         update(models)
@@ -219,7 +222,7 @@ def insert_version(
     if counted.rowcount == 0:
         values = {"name": registered.model, "version_count": 1, "latest_id": row_id, "create_time": now}
         connection.execute(insert(models).values(**values))
-    return row_id
+    return int(row_id)
 
 
 def _insert_edges(connection: Connection, row_id: int, registered: ModelRegistered) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +46,9 @@ def read_evaluation(path: Path, *, digest: str, slice_columns: tuple[str, ...]) 
             wanted = [name for name in ("label", "score", "example_id", *slice_columns) if name in names]
             table = file.read(columns=list(dict.fromkeys(wanted)))
     except (pa.ArrowException, OSError) as error:
-        raise rejected("EVALUATION_UNREADABLE", f"the evaluation is no Parquet file: {error}", "evaluation_uri") from None
+        raise rejected(
+            "EVALUATION_UNREADABLE", f"the evaluation is no Parquet file: {error}", "evaluation_uri"
+        ) from None
     columns = {name: _values(table[name]) for name in table.column_names}
     if "label" not in columns:
         raise rejected("EVALUATION_UNREADABLE", "the evaluation has no column label", "evaluation_uri")
@@ -72,57 +74,50 @@ def _check_size(metadata: Any) -> None:
         ("bytes unpacked", unpacked, UNPACKED_BYTES_MAX),
     ):
         if size > limit:
-            raise rejected("EVALUATION_TOO_LARGE", f"the evaluation has {size} {what}, at most {limit}", "evaluation_uri")
+            raise rejected(
+                "EVALUATION_TOO_LARGE", f"the evaluation has {size} {what}, at most {limit}", "evaluation_uri"
+            )
 
 
 def compare(candidate: Evaluation, baseline: Evaluation, *, metric: str) -> Comparison:
     """Return the paired numbers of both evaluations, overall and for each slice, or why there are none."""
+    known = Comparison(candidate_evaluation_digest=candidate.digest, baseline_evaluation_digest=baseline.digest)
     pairs = _pair(candidate, baseline)
     if isinstance(pairs, str):
-        return _unknown(candidate, baseline, pairs)
+        return replace(known, unknown_because=pairs)
     of_candidate, of_baseline = pairs
     labels = candidate.labels[of_candidate]
-    if metric == "roc_auc" and not is_binary(labels):
-        return _unknown(candidate, baseline, "roc_auc needs labels 0 and 1")
-    if candidate.scores is None or baseline.scores is None:
-        return _unknown(candidate, baseline, "an evaluation has no column score")
-    scores, other_scores = candidate.scores[of_candidate], baseline.scores[of_baseline]
-    for values in (scores, other_scores):
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            return _unknown(candidate, baseline, "a score is missing or not finite")
-        if metric == "roc_auc" and values.dtype.kind not in "biuf":
-            return _unknown(candidate, baseline, "roc_auc needs scores that are numbers")
-    overall = paired_numbers(metric, labels=labels, candidate=scores, baseline=other_scores)
+    scores, other_scores = _taken(candidate.scores, of_candidate), _taken(baseline.scores, of_baseline)
+    fault = _score_fault(labels, scores, metric) or _score_fault(labels, other_scores, metric)
+    if fault or scores is None or other_scores is None:
+        return replace(known, unknown_because=fault)
     slices: list[PairedNumbers] = []
     for column, values in candidate.slices.items():
         kinds, where = np.unique(values[of_candidate], return_inverse=True)
         if len(kinds) > SLICES_MAX:
-            return _unknown(candidate, baseline, f"column {column} has more than {SLICES_MAX} slices")
+            return replace(known, unknown_because=f"column {column} has more than {SLICES_MAX} slices")
         for index, kind in enumerate(kinds):
             rows = where == index
-            slices.append(
-                paired_numbers(
-                    metric,
-                    labels=labels[rows],
-                    candidate=scores[rows],
-                    baseline=other_scores[rows],
-                    slice_name=f"{column}={kind}",
-                )
-            )
-    return Comparison(
-        overall=overall,
-        slices=tuple(slices),
-        candidate_evaluation_digest=candidate.digest,
-        baseline_evaluation_digest=baseline.digest,
-    )
+            of_slice = {"labels": labels[rows], "candidate": scores[rows], "baseline": other_scores[rows]}
+            slices.append(paired_numbers(metric, **of_slice, slice_name=f"{column}={kind}"))
+    overall = paired_numbers(metric, labels=labels, candidate=scores, baseline=other_scores)
+    return replace(known, overall=overall, slices=tuple(slices))
 
 
-def _unknown(candidate: Evaluation, baseline: Evaluation, reason: str) -> Comparison:
-    return Comparison(
-        candidate_evaluation_digest=candidate.digest,
-        baseline_evaluation_digest=baseline.digest,
-        unknown_because=reason,
-    )
+def _taken(values: NDArray[Any] | None, rows: NDArray[Any]) -> NDArray[Any] | None:
+    return None if values is None else values[rows]
+
+
+def _score_fault(labels: NDArray[Any], scores: NDArray[Any] | None, metric: str) -> str:
+    if scores is None:
+        return "an evaluation has no column score"
+    if scores.dtype.kind == "f" and not np.isfinite(scores).all():
+        return "a score is missing or not finite"
+    if metric == "roc_auc" and not is_binary(labels):
+        return "roc_auc needs labels 0 and 1"
+    if metric == "roc_auc" and scores.dtype.kind not in "biuf":
+        return "roc_auc needs scores that are numbers"
+    return ""
 
 
 def _pair(candidate: Evaluation, baseline: Evaluation) -> tuple[NDArray[Any], NDArray[Any]] | str:

@@ -102,7 +102,7 @@ def _zip_holds_pickle(view: memoryview, head: bytes) -> bool:
 
 
 def _is_onnx(view: memoryview) -> bool:
-    """Say whether it is a plausible ModelProto: a sane ir_version and a graph with nodes or outputs, to the last byte."""
+    """Say whether it is a plausible ModelProto to the last byte: a sane ir_version, a graph with nodes or outputs."""
     fields = scan_fields(view)
     if fields is None or not fields.keys() <= _MODEL_FIELDS:
         return False

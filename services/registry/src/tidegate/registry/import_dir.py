@@ -44,7 +44,12 @@ def _steps_below(uri: str, import_dir: Path | None, field: str) -> tuple[str, ..
     path = PurePosixPath(unquote(parts.path))
     if import_dir is None or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         raise _not_allowed(uri, import_dir, field)
-    if ".." in path.parts or "\0" in str(path) or not path.is_relative_to(import_dir) or path == import_dir:
+    if (
+        ".." in path.parts
+        or "\0" in str(path)
+        or not path.is_relative_to(import_dir)
+        or path == PurePosixPath(import_dir)
+    ):
         raise _not_allowed(uri, import_dir, field)
     return path.relative_to(import_dir).parts
 

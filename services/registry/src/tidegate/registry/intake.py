@@ -12,7 +12,7 @@ from tidegate.v1.policy_pb2 import RegistrationPolicy
 from tidegate.v1.values_pb2 import Reason, Tensor
 
 TRAINING_BYTES_MAX: Final = 200_000
-TEXT_CHARS_MAX: Final = 256
+TEXT_CHARS_MAX: Final = 256  # the width of the columns
 MODEL_TOLD_CHARS_MAX: Final = 200
 DATATYPES: Final = frozenset(
     {
@@ -23,9 +23,9 @@ DATATYPES: Final = frozenset(
 )
 
 
-def faults(training: TrainingCompleted, policy: RegistrationPolicy) -> list[Reason]:
-    """Return what is wrong with a registration; empty = nothing yet."""
-    found = [*_missing_facts(training, policy), *_signature_faults(training), *_text_faults(training)]
+def shape_faults(training: TrainingCompleted) -> list[Reason]:
+    """Return what is wrong with a registration whatever the policy says; empty = nothing yet."""
+    found = [*_text_faults(training), *_signature_faults(training)]
     if training.ByteSize() > TRAINING_BYTES_MAX:
         message = f"the event has {training.ByteSize()} bytes, at most {TRAINING_BYTES_MAX}"
         found.append(Reason(code="METADATA_TOO_LARGE", message=message))
@@ -35,6 +35,11 @@ def faults(training: TrainingCompleted, policy: RegistrationPolicy) -> list[Reas
 def can_be_told(model: str) -> bool:
     """Say whether a producer can be told of a rejection under this (maybe illegal) name: short and printable."""
     return 0 < len(model) <= MODEL_TOLD_CHARS_MAX and model.isprintable()
+
+
+def missing_facts(training: TrainingCompleted, policy: RegistrationPolicy) -> list[Reason]:
+    """Return which facts that the policy requires are missing; a name that is no known fact means a tag."""
+    return list(_missing_facts(training, policy))
 
 
 def _missing_facts(training: TrainingCompleted, policy: RegistrationPolicy) -> Iterator[Reason]:
@@ -87,7 +92,13 @@ def _text_faults(training: TrainingCompleted) -> Iterator[Reason]:
         ("lineage.code_commit", lineage.code_commit),
         ("lineage.pipeline_digest", lineage.pipeline_digest),
         ("lineage.config_digest", lineage.config_digest),
+        ("lineage.environment_digest", lineage.environment_digest),
+        ("lineage.parent", lineage.parent),
+        *(("lineage.preprocessing_digests", digest) for digest in lineage.preprocessing_digests),
+        *(("lineage.datasets.uri", dataset.uri) for dataset in lineage.datasets if not dataset.digest),
     ):
+        if "\0" in text:
+            yield Reason(code="TEXT_INVALID", message=f"{field} holds a zero byte", field=field)
         if len(text) > TEXT_CHARS_MAX:
             message = f"{field} has {len(text)} characters, at most {TEXT_CHARS_MAX}"
             yield Reason(code="TEXT_TOO_LONG", message=message, field=field)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,7 @@ from tidegate.registry.catalog import (
     read_version_by_id,
 )
 from tidegate.registry.evaluation import Evaluation, compare, read_evaluation
-from tidegate.registry.intake import faults
+from tidegate.registry.intake import missing_facts, shape_faults
 from tidegate.registry.rejection import Rejected, rejected
 from tidegate.registry.store import (
     Cause,
@@ -52,17 +52,18 @@ from tidegate.registry.wire import (
     digest_of,
     fingerprint_of,
     gate_from_wire,
-    number_from_wire,
     number_to_wire,
     signature_from_wire,
 )
 from tidegate.v1.events_pb2 import ModelRegistered, RegistrationDuplicate, TrainingCompleted, VersionDecision
 from tidegate.v1.policy_pb2 import Policy
-from tidegate.v1.values_pb2 import Artifact
+from tidegate.v1.values_pb2 import Artifact, Reason
 
 EVENT_BYTES_MAX: Final = 800_000
 FILE_FIELDS: Final = ("evaluation_uri", "reference_data_uri", "sample_requests_uri")
 TRIES_MAX: Final = 10
+_NEW: Final = "new"
+_DUPLICATE: Final = "duplicate"
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +80,7 @@ class Registration:
 class _Prepared:
     training: TrainingCompleted
     policy: Policy
+    policy_revision: int
     artifact: Fetched
     files: dict[str, Fetched]
     evaluation: Evaluation | None
@@ -111,16 +113,16 @@ class Registrar:
             Unavailable: Database or object store are away; try again.
 
         """
+        check_model(training.model)
+        _refuse_if(shape_faults(training))
         key = _request_key(training)
         known = await self._store.read(lambda connection: _known(connection, training.model, key))
         if known is not None:
             return await self._again(training, key, cause)
-        policy, _ = await self._store.read(lambda connection: read_policy(connection, training.model))
-        found = faults(training, policy.registration)
-        if found:
-            raise Rejected(found)
+        policy, revision = await self._store.read(lambda connection: read_policy(connection, training.model))
+        _refuse_if(missing_facts(training, policy.registration))
         with tempfile.TemporaryDirectory(dir=self._work_dir, prefix="registration-") as folder:
-            prepared = await self._prepare(training, policy, Path(folder))
+            prepared = await self._prepare(training, policy, revision, Path(folder))
             for _ in range(TRIES_MAX):
                 basis = await self._decide(prepared, Path(folder))
                 registered = await self._store_files(prepared, basis, cause)
@@ -136,17 +138,17 @@ class Registrar:
         """Answer a request that was answered before, and tell on the topic (once for each cause)."""
 
         def tell(connection: Connection) -> Registration:
-            version = _known(connection, training.model, key)
-            if version is None:
+            known = _known(connection, training.model, key)
+            if known is None:
                 raise Conflict("the request was forgotten", code="ROW_EXISTS")
             if not was_consumed(connection, cause.id):
-                _add_duplicate(connection, training, version, cause)
+                _add_duplicate(connection, training, known.version, cause)
                 mark_consumed(connection, cause.id)
-            return Registration(version=version, duplicate=True)
+            return known
 
         return await self._store.write(tell)
 
-    async def _prepare(self, training: TrainingCompleted, policy: Policy, folder: Path) -> _Prepared:
+    async def _prepare(self, training: TrainingCompleted, policy: Policy, revision: int, folder: Path) -> _Prepared:
         artifact = await self._intake.fetch_artifact(training.artifact, folder)
         files = {
             field: await self._intake.fetch_file(uri, folder / field, field=field)
@@ -159,6 +161,7 @@ class Registrar:
         return _Prepared(
             training=training,
             policy=policy,
+            policy_revision=revision,
             artifact=artifact,
             files=files,
             evaluation=evaluation,
@@ -167,9 +170,7 @@ class Registrar:
 
     async def _read_evaluation(self, fetched: Fetched, policy: Policy) -> Evaluation:
         columns = tuple(policy.registration.guarded_slices)
-        return await asyncio.to_thread(
-            read_evaluation, fetched.path, digest=fetched.digest, slice_columns=columns
-        )
+        return await asyncio.to_thread(read_evaluation, fetched.path, digest=fetched.digest, slice_columns=columns)
 
     async def _decide(self, prepared: _Prepared, folder: Path) -> _Basis:
         training = prepared.training
@@ -180,6 +181,8 @@ class Registrar:
             return line, baseline, read_version_by_id(connection, line.twin_id) if line.twin_id else None
 
         line, baseline, twin = await self._store.read(load)
+        if line.policy_revision != prepared.policy_revision:
+            raise Conflict(f"the policy of {training.model} changed meanwhile", code="POLICY_MOVED")
         comparison = Comparison(unknown_because="there is nothing to compare with")
         if baseline is not None and twin is None:
             comparison = await self._compare(prepared, baseline, folder)
@@ -231,9 +234,13 @@ class Registrar:
         key = _request_key(training)
 
         def commit(connection: Connection) -> Registration:
+            known = _known(connection, training.model, key)
+            if known is not None:
+                return known
             if _read_line(connection, training, prepared.fingerprint) != basis.line:
                 raise Conflict(f"the line of {training.model} moved meanwhile", code="LINE_MOVED")
-            remember(connection, key, str(basis.decision.version).encode())
+            kind = _DUPLICATE if basis.decision.change is Change.NONE else _NEW
+            remember(connection, key, f"{basis.decision.version} {kind}".encode())
             mark_consumed(connection, cause.id)
             if basis.decision.change is Change.NONE:
                 twin = read_version_by_id(connection, basis.line.twin_id)
@@ -254,6 +261,11 @@ class Registrar:
         reference = version_reference(training.model, result.version.registered.version)
         log.info("version registered", version=reference, rule=basis.decision.rule, reason=registered.reason)
         return result
+
+
+def _refuse_if(found: list[Reason]) -> None:
+    if found:
+        raise Rejected(found)
 
 
 def check_model(model: str) -> None:
@@ -278,9 +290,13 @@ def _request_key(training: TrainingCompleted) -> RequestKey:
     )
 
 
-def _known(connection: Connection, model: str, key: RequestKey) -> StoredVersion | None:
+def _known(connection: Connection, model: str, key: RequestKey) -> Registration | None:
     answer = recall(connection, key)
-    return None if answer is None else read_version(connection, model, parse_version(answer.decode()))
+    if answer is None:
+        return None
+    number, _, duplicate = answer.decode().partition(" ")
+    version = read_version(connection, model, parse_version(number))
+    return Registration(version=version, duplicate=duplicate == _DUPLICATE)
 
 
 def _read_line(connection: Connection, training: TrainingCompleted, fingerprint: Fingerprint) -> LineState:
@@ -294,9 +310,7 @@ def _dataset_digest(measured: TrainingCompleted | ModelRegistered, metric: str) 
     return next((one.dataset_digest for one in measured.metrics if one.name == metric and not one.slice), "")
 
 
-def _add_duplicate(
-    connection: Connection, training: TrainingCompleted, version: StoredVersion, cause: Cause
-) -> None:
+def _add_duplicate(connection: Connection, training: TrainingCompleted, version: StoredVersion, cause: Cause) -> None:
     duplicate = RegistrationDuplicate(
         model=training.model, version=version.registered.version, request_id=training.request_id
     )
@@ -321,7 +335,7 @@ def _registered(prepared: _Prepared, basis: _Basis, cause: Cause) -> ModelRegist
         signature=training.signature,
         lineage=training.lineage,
         metrics=training.metrics,
-        change=CHANGES.get(decision.change),
+        change=CHANGES[decision.change],
         reason=f"{decision.reason} (by {policy_told})",
         decision=VersionDecision(
             rule=decision.rule, inputs_json=to_json(basis.given), numbers_json=to_json(decision.numbers)

@@ -8,7 +8,7 @@ from tidegate.core.errors import InvalidInput
 from tidegate.v1.values_pb2 import Reason
 
 
-class Rejected(InvalidInput):  # noqa: N818  (named for what it is)
+class Rejected(InvalidInput):
     """The producer must change something; nothing of the registration stays."""
 
     def __init__(self, reasons: Sequence[Reason]) -> None:

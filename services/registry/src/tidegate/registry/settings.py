@@ -23,7 +23,8 @@ class RegistrySettings(ServiceSettings):
     )
     import_dir: Path | None = Field(None, description="Folder that file:// artifacts may lie in; unset = none.")
     source_buckets: str = Field(
-        "tidegate-uploads", description="Buckets that s3:// artifacts may lie in, comma-separated; the own one always may."
+        "tidegate-uploads",
+        description="Buckets that s3:// artifacts may lie in, comma-separated; the own one always may.",
     )
     artifact_bytes_max: int = Field(512 * MIB, gt=0, description="Largest artifact, in bytes.")
     file_bytes_max: int = Field(64 * MIB, gt=0, description="Largest evaluation, reference or sample file, in bytes.")

@@ -69,8 +69,8 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open the one write transaction; committed unless the block raises."""
-        with _translated(), self.engine.connect() as connection:
-            connection = connection.execution_options(tidegate_writes=True)
+        with _translated(), self.engine.connect() as plain:
+            connection = plain.execution_options(tidegate_writes=True)
             with connection.begin():
                 if not self._is_sqlite:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITER_LOCK})
@@ -161,13 +161,16 @@ def next_sequence(connection: Connection, model: str, source: str = SOURCE) -> i
 
 
 def advance_sequence(connection: Connection, model: str, source: str, sequence: int) -> bool:
-    """Remember ``sequence`` as the last one seen from ``source``; False if it is not newer."""
+    """Remember ``sequence`` as the last one seen from ``source``; False if it is older.
+
+    An equal one passes: events of one decision share a sequence, and repeats are told apart by their ids.
+    """
     where = (sequences.c.model == model) & (sequences.c.source == source)
     last = connection.execute(select(sequences.c.value).where(where)).scalar_one_or_none()
     if last is None:
         connection.execute(insert(sequences).values(model=model, source=source, value=sequence))
         return True
-    if sequence <= last:
+    if sequence < last:
         return False
     connection.execute(update(sequences).where(where).values(value=sequence))
     return True

@@ -18,6 +18,8 @@ CHANGES: Final = {
     Change.MAJOR: values_pb2.CHANGE_MAJOR,
     Change.MINOR: values_pb2.CHANGE_MINOR,
     Change.PIPELINE: values_pb2.CHANGE_PIPELINE,
+    # Never sent: a duplicate is no ModelRegistered.
+    Change.NONE: values_pb2.CHANGE_UNSPECIFIED,
 }
 
 
@@ -58,9 +60,7 @@ def _tensor(tensor: values_pb2.Tensor) -> TensorSpec:
     )
 
 
-def fingerprint_of(
-    artifact_digest: str, signature: values_pb2.Signature, lineage: values_pb2.Lineage
-) -> Fingerprint:
+def fingerprint_of(artifact_digest: str, signature: values_pb2.Signature, lineage: values_pb2.Lineage) -> Fingerprint:
     """Return what makes this registration the same as another."""
     data = sorted(f"{values_pb2.Dataset.Role.Name(one.role)} {one.digest or one.uri}" for one in lineage.datasets)
     return Fingerprint(
@@ -80,6 +80,4 @@ def fingerprint_of_registered(registered: ModelRegistered) -> Fingerprint:
 
 def gate_from_wire(gate: GateMetric) -> Gate:
     """Return the gate metric as a value; its policy is resolved."""
-    return Gate(
-        metric=gate.name, higher_is_better=gate.higher_is_better, min_effect=gate.min_effect, alpha=gate.alpha
-    )
+    return Gate(metric=gate.name, higher_is_better=gate.higher_is_better, min_effect=gate.min_effect, alpha=gate.alpha)

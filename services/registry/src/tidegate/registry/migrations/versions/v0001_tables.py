@@ -135,4 +135,3 @@ def _create_delivery() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("outbox_unpublished", "outbox", ["published", "id"])
-

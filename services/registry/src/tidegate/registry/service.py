@@ -1,0 +1,144 @@
+"""The process: gRPC, three consumed topics, and the outbox relay."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from tidegate.contracts.topics import ROLLOUTS, TRAINING, VALIDATION
+from tidegate.core.bus import EventProducer, create_topics
+from tidegate.core.errors import TidegateError
+from tidegate.core.grpc_server import GrpcServer
+from tidegate.core.object_store import ObjectStore
+from tidegate.core.process import wait_for_signal
+from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
+from tidegate.core.streams import consume, create_app, retrying
+from tidegate.registry.agents import RegistryAgents
+from tidegate.registry.artifacts import ArtifactIntake, SourceRules
+from tidegate.registry.registration import Registrar
+from tidegate.registry.relay import OutboxRelay
+from tidegate.registry.servicer import RegistryServicer
+from tidegate.registry.settings import RegistrySettings
+from tidegate.registry.store import Store
+from tidegate.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
+
+SERVICE_NAME: Final = "tidegate.v1.RegistryService"
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(settings: RegistrySettings, kafka: KafkaSettings, s3: ObjectStoreSettings) -> None:
+    """Run the registry until a signal asks it to stop.
+
+    Raises:
+        Unavailable: The port is taken.
+        TidegateError: A part of it ended by itself.
+
+    """
+    work_dir = _fresh_work_dir(settings.data_dir)
+    store = Store(settings.url())
+    objects = ObjectStore(s3)
+    rules = SourceRules(
+        buckets=settings.buckets(s3.bucket),
+        import_dir=settings.import_dir.resolve() if settings.import_dir else None,
+        artifact_bytes_max=settings.artifact_bytes_max,
+        file_bytes_max=settings.file_bytes_max,
+    )
+    registrar = Registrar(store, ArtifactIntake(objects, rules), work_dir=work_dir)
+    server = GrpcServer(service_names=[SERVICE_NAME])
+    add_RegistryServiceServicer_to_server(RegistryServicer(store, registrar), server.server)
+    asked = asyncio.create_task(wait_for_signal())
+    try:
+        await _until_asked(asked, [_work(settings, kafka, objects, server, _Parts(store=store, registrar=registrar))])
+    finally:
+        asked.cancel()
+        await server.stop()
+        store.close()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Parts:
+    store: Store
+    registrar: Registrar
+
+
+async def _work(
+    settings: RegistrySettings, kafka: KafkaSettings, objects: ObjectStore, server: GrpcServer, parts: _Parts
+) -> None:
+    store, registrar = parts.store, parts.registrar
+    await retrying(lambda: asyncio.to_thread(store.migrate), what="database")
+    # Lookups need the database only: they are answered also while the bus is away.
+    port = await server.start(settings.host, settings.port)
+    log.info("listening", host=settings.host, port=port)
+    await retrying(objects.ensure_bucket, what="bucket")
+    await retrying(lambda: _ensure_topics(kafka), what="topics")
+    async with EventProducer(kafka, client_id="tidegate-registry") as producer:
+        relay = OutboxRelay(store, producer, topic_prefix=kafka.topic_prefix)
+        agents = RegistryAgents(store, registrar)
+        app = create_app(f"{kafka.topic_prefix}.registry", kafka)
+        consume(app, [TRAINING], agents.on_training, kafka=kafka, producer=producer)
+        consume(app, [VALIDATION], agents.on_validation, kafka=kafka, producer=producer)
+        consume(app, [ROLLOUTS], agents.on_rollout, kafka=kafka, producer=producer)
+        _ready_when_consuming(app, server)
+        await app.start()
+        try:
+            await _first_of([relay.run(), app.wait_until_stopped()])
+        finally:
+            await app.stop()
+
+
+async def _ensure_topics(kafka: KafkaSettings) -> None:
+    await asyncio.to_thread(create_topics, kafka)
+
+
+def _ready_when_consuming(app: Any, server: GrpcServer) -> None:
+    async def assigned(*_: Any, **__: Any) -> None:
+        await server.set_ready()
+
+    app.on_partitions_assigned.connect(assigned, weak=False)
+
+
+async def _until_asked(asked: asyncio.Task[str], parts: list[Awaitable[None]]) -> None:
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        await asyncio.wait({asked, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _first_of(parts: list[Awaitable[None]]) -> None:
+    """Wait until one part ends, which is a fault.
+
+    Raises:
+        TidegateError: A part ended by itself.
+
+    """
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        raise TidegateError("a part of the registry ended by itself", code="PART_ENDED")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _fresh_work_dir(data_dir: Path) -> Path:
+    """Return an empty folder for files under way; what a killed process left is removed."""
+    work_dir = data_dir / "incoming"
+    shutil.rmtree(work_dir, ignore_errors=True)
+    work_dir.mkdir(parents=True)
+    return work_dir.resolve()
