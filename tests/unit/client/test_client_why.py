@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
+
 from tidegate.client.why import describe, explain, version_of_rollout
 from tidegate.contracts.codec import Event
 
@@ -52,3 +55,9 @@ def test_rollout_tells_its_version(life: list[Event]) -> None:
 
 def test_heartbeats_say_nothing(life: list[Event]) -> None:
     assert [event.type for event in life if describe(event) is None] == ["MetricReport"]
+
+
+def test_route_that_was_acknowledged_before_the_rollout_is_left_out(life: list[Event]) -> None:
+    routes = [event for event in life if event.type == "RouteApplied"]
+    early = replace(routes[0], id="early", time=life[0].time - timedelta(seconds=1))
+    assert headlines([early, *life], version="1.1.1") == headlines(life, version="1.1.1")

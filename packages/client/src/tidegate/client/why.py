@@ -92,11 +92,11 @@ def traffic_line(step: RolloutStep) -> str:
 
 
 def _about(events: Sequence[Event], *, version: str, rollout_id: str) -> list[Event]:
-    routes = {
-        (step.route_epoch, step.route_revision)
-        for step in (event.message for event in events)
-        if isinstance(step, RolloutStep) and _is(step.candidate, version) and rollout_id in {"", step.rollout_id}
-    }
+    routes: dict[tuple[int, int], datetime] = {}
+    for event in events:
+        step = event.message
+        if isinstance(step, RolloutStep) and _is(step.candidate, version) and rollout_id in {"", step.rollout_id}:
+            routes.setdefault((step.route_epoch, step.route_revision), event.time)
     correlations = {
         event.correlation_id
         for event in events
@@ -113,7 +113,9 @@ def _about(events: Sequence[Event], *, version: str, rollout_id: str) -> list[Ev
         if isinstance(message, RolloutStep):
             return _is(message.candidate, version)
         if isinstance(message, RouteApplied):
-            return (message.epoch, message.revision) in routes
+            # A rollout's first step still has its predecessor's route, which was acknowledged before.
+            named_time = routes.get((message.epoch, message.revision))
+            return named_time is not None and event.time >= named_time
         if isinstance(message, AliasMoved):
             return _is(message.version, version) or _is(message.previous_version, version)
         return hasattr(message, "version") and _is(message.version, version)

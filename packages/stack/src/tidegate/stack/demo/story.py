@@ -45,6 +45,7 @@ DELIVERY_S: Final = 120.0
 FIRST_ANSWER_S: Final = 20.0
 SHARES_EVERY_S: Final = 3.0
 AFTERMATH_S: Final = 3.0
+ECHO_S: Final = 0.5
 LIVE_ROWS: Final = 4_000
 TERMINAL: Final = frozenset({"PROMOTED", "ROLLED_BACK", "ABORTED", "SUPERSEDED"})
 _TOPICS: Final = (REGISTRY, VALIDATION, ROLLOUTS, MONITORING)
@@ -160,9 +161,7 @@ class Story:
             return
         self._tell_shares()
         before = traffic.report()
-        deadline = time.monotonic() + AFTERMATH_S
-        while time.monotonic() < deadline:
-            self._read()
+        self._read_for(AFTERMATH_S)
         self._expect(expect_all_traffic(dict(traffic.report().since(before)), "1.1.0"))
 
     # -- doing ---------------------------------------------------------------------------------------------------
@@ -195,6 +194,8 @@ class Story:
         event = self._wait(ends, f"the rollout of {version} ends", DELIVERY_S)
         if not isinstance(event.message, RolloutStep):
             raise StoryEnded(f"{version} failed validation", code="NOT_BLESSED")
+        # What the end still causes (alias, last route) belongs to this part of the story.
+        self._read_for(ECHO_S)
         return phase_name(event.message.phase)
 
     def _wait(self, wanted: Callable[[Event], bool], what: str, deadline_s: float) -> Event:
@@ -212,6 +213,11 @@ class Story:
             code="DEMO_TIMEOUT",
             hint="look into the logs: `tidegate logs`",
         )
+
+    def _read_for(self, duration_s: float) -> None:
+        deadline = time.monotonic() + duration_s
+        while time.monotonic() < deadline:
+            self._read()
 
     def _read(self) -> list[Event]:
         """Read, tell and keep what has happened since the last time."""
