@@ -33,10 +33,16 @@ class Upstream:
     status: int = 200
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     server: asyncio.Server | None = None
+    tcp: asyncio.Server | None = None
     tasks: set = field(default_factory=set)
 
     async def start(self):
         self.server = await asyncio.start_unix_server(self.serve, self.path, backlog=1024)
+
+    async def start_tcp(self):
+        """Serve on TCP too; return the port."""
+        self.tcp = await asyncio.start_server(self.serve, "127.0.0.1", 0, backlog=1024)
+        return self.tcp.sockets[0].getsockname()[1]
 
     async def serve(self, reader, writer):
         self.tasks.add(asyncio.current_task())
@@ -57,6 +63,8 @@ class Upstream:
 
     async def stop(self):
         self.server.close()
+        if self.tcp is not None:
+            self.tcp.close()
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)

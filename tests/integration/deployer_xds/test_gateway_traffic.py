@@ -4,6 +4,8 @@ from collections import Counter
 
 import pytest
 
+from tidegate.v1.rollout_events_pb2 import RouteLine
+
 MILLION = 1_000_000
 
 
@@ -20,6 +22,25 @@ async def test_weights_split_the_traffic(world):
     assert 130 < half["1.1.0"] < 270  # 7 standard deviations
     await world.apply(world.table({"1.0.0": 0, "1.1.0": MILLION}, fallback="1.0.0"))
     assert await shares(world, 20) == {"1.1.0": 20}
+
+
+async def test_unit_keeps_its_version_and_growing_weight_moves_nobody_back(world):
+    units = [f"user-{number}" for number in range(150)]
+
+    async def versions(weight):
+        table = world.table({"1.0.0": MILLION - weight, "1.1.0": weight}, fallback="1.0.0")
+        table.lines[0].assignment = RouteLine.ASSIGNMENT_UNIT
+        table.lines[0].salt = "churn-1.1.0-0badcafe"
+        await world.apply(table)
+        answers = {unit: await world.infer(headers={"x-tidegate-unit": unit}) for unit in units}
+        return {unit: answer.headers["x-tidegate-version"] for unit, answer in answers.items()}
+
+    fifth = await versions(200_000)
+    assert fifth == await versions(200_000)
+    half = await versions(500_000)
+    moved = {unit for unit in units if half[unit] == "1.1.0"}
+    assert {unit for unit in units if fifth[unit] == "1.1.0"} < moved
+    assert len(moved) < len(units)
 
 
 @pytest.mark.parametrize("status", [500, 503, 400, 422, 302, 0])

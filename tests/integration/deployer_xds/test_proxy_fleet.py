@@ -60,6 +60,50 @@ async def test_failing_candidate_under_load_is_rolled_back_without_a_failure(wor
     assert set(outcomes) == {200}
 
 
+async def test_moving_versions_to_tcp_loses_no_request(world):
+    async with load(world) as outcomes:
+        for version in ("1.0.0", "1.1.0"):
+            table = world.table({version: MILLION})
+            table.lines[0].arms[0].endpoints[:] = [f"127.0.0.1:{await world.upstreams[version].start_tcp()}"]
+            await world.apply(table)
+            held = outcomes.total()
+            await world.wait_until(lambda held=held: outcomes.total() > held + 100)
+    assert set(outcomes) == {200}
+    assert (await world.infer()).headers["x-tidegate-version"] == "1.1.0"
+
+
+async def test_candidate_whose_name_is_not_resolved_yet_costs_no_client_anything(world):
+    port = await world.upstreams["1.1.0"].start_tcp()
+    async with load(world) as outcomes:
+        for _ in range(5):
+            table = world.table({"1.0.0": 0, "1.1.0": MILLION}, fallback="1.0.0")
+            table.lines[0].arms[1].endpoints[:] = [f"localhost:{port}"]
+            await world.apply(table)
+            held = len(world.upstreams["1.1.0"].seen)
+            await world.wait_until(lambda held=held: len(world.upstreams["1.1.0"].seen) > held + 20)
+            await world.apply(world.table({"1.0.0": MILLION}))
+    assert set(outcomes) == {200}
+
+
+async def test_restoring_control_plane_sends_nothing_until_it_knows_all_tables(world):
+    churn = world.table({"1.0.0": MILLION})
+    fraud = world.table({"1.1.0": MILLION}, model="fraud")
+    await world.apply(churn)
+    await world.apply(fraud)
+    async with load(world) as outcomes:
+        await world.stop_control_plane()
+        await world.start_control_plane(fraud, is_restoring=True)
+        await world.wait_until(lambda: world.fleet.node_ids == ("gateway-1",))
+        held = outcomes.total()
+        await world.wait_until(lambda: outcomes.total() > held + 100)
+        world.fleet.apply(churn, decided_time=utc_now())
+        world.fleet.restored()
+        await world.applied(churn)
+        await world.applied(fraud)
+    assert set(outcomes) == {200}
+    assert (await world.infer(model="fraud")).status == 200
+
+
 async def test_traffic_goes_on_without_control_plane_and_new_one_is_heard(world):
     same = world.table({"1.0.0": MILLION // 2, "1.1.0": MILLION // 2}, fallback="1.0.0")
     await world.apply(same)

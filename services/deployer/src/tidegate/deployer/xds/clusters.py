@@ -23,8 +23,8 @@ _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 def table_clusters(table: RouteTable, tuning: GatewayTuning) -> dict[str, Cluster]:
     """Return the clusters that the routes of ``table`` name, and their members, by name.
 
-    Endpoints should be sockets or IP addresses: Envoy acknowledges a cluster with a host name before the name is
-    resolved, and until then (milliseconds) requests that have no fallback get 503.
+    Sockets and IP addresses are better endpoints than names: Envoy acknowledges a cluster without waiting for the
+    resolver, so a name that resolves slowly costs requests that have no fallback.
     """
     clusters: dict[str, Cluster] = {}
     for line in table.lines:
@@ -57,6 +57,8 @@ def _version_cluster(name: str, version: str, endpoints: tuple[str, ...], tuning
     return {
         "name": name,
         "type": "STATIC" if all(_is_static(endpoint) for endpoint in endpoints) else "STRICT_DNS",
+        # Else a name with addresses of both kinds, such as localhost, means the IPv6 one, where nobody may listen.
+        "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": _seconds(tuning.connect_timeout_s),
         "circuit_breakers": _circuit_breakers(),
         "typed_extension_protocol_options": {
