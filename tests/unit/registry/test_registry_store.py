@@ -1,0 +1,173 @@
+"""The database: migrations, the outbox and its relay, requests, sequences."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_mock_engine, select
+
+from tidegate.core.errors import AlreadyExists, Conflict, Unavailable
+from tidegate.registry.aliases import AliasMove, move_alias
+from tidegate.registry.relay import OutboxRelay
+from tidegate.registry.store import (
+    Cause,
+    RequestKey,
+    Store,
+    advance_sequence,
+    mark_consumed,
+    next_sequence,
+    recall,
+    remember,
+    was_consumed,
+)
+from tidegate.registry.tables import metadata, outbox
+from tidegate.v1.values_pb2 import Version
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+    store.migrate()
+    yield store
+    store.close()
+
+
+class Broker:
+    """Remembers what was published; fails or is cut off where told."""
+
+    def __init__(self):
+        self.ids: list[str] = []
+        self.failures = 0
+        self.cut_off_after = -1
+
+    async def publish_record(self, topic, record):
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("the broker is away")
+        self.ids.append(dict(record.headers)["ce_id"].decode())
+        if len(self.ids) == self.cut_off_after:
+            # The broker has it, but the process dies before it knows.
+            raise asyncio.CancelledError
+
+
+def cause(name: str) -> Cause:
+    return Cause(id=name, correlation_id=name, actor="test")
+
+
+async def put(store, *names):
+    for number, name in enumerate(names):
+        move = AliasMove(model="m", alias="a", version=Version(major=1, minor=number, pipeline=len(name)))
+        await store.write(lambda connection, move=move, name=name: move_alias(connection, move, cause=cause(name)))
+
+
+def test_migrations_make_the_tables(store):
+    with store.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    store.migrate()
+
+
+def test_the_tables_can_be_written_for_postgresql():
+    statements = []
+    engine = create_mock_engine(
+        "postgresql+psycopg://", lambda sql, *_, **__: statements.append(str(sql.compile(dialect=engine.dialect)))
+    )
+    metadata.create_all(engine, checkfirst=False)
+    assert any("BIGSERIAL" in statement for statement in statements)
+
+
+def test_sqlite_is_durable(store):
+    with store.reading() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
+
+
+async def test_an_aborted_transaction_leaves_nothing(store):
+    def fail(connection):
+        move_alias(connection, AliasMove(model="m", alias="a", version=Version(major=1)), cause=cause("x"))
+        raise Conflict("too late")
+
+    with pytest.raises(Conflict):
+        await store.write(fail)
+    assert await store.read(lambda connection: connection.execute(select(outbox)).all()) == []
+
+
+async def test_the_outbox_is_published_in_order(store):
+    broker = Broker()
+    await put(store, "1", "2", "3")
+    relay = OutboxRelay(store, broker, topic_prefix="t")
+    assert await relay.publish_batch() == 3
+    assert await relay.publish_batch() == 0
+    assert len(set(broker.ids)) == 3
+
+
+async def test_a_crash_between_publish_and_mark_repeats_but_never_loses(store):
+    broker = Broker()
+    await put(store, "1", "2", "3")
+    broker.cut_off_after = 2
+    with pytest.raises(asyncio.CancelledError):
+        await OutboxRelay(store, broker, topic_prefix="t").publish_batch()
+    broker.cut_off_after = -1
+    await OutboxRelay(store, broker, topic_prefix="t").publish_batch()
+    first, second, again, third = broker.ids
+    assert second == again
+    assert len({first, second, third}) == 3
+
+
+async def test_an_outage_of_the_broker_only_delays(store):
+    broker = Broker()
+    broker.failures = 2
+    await put(store, "1", "2")
+    relay = OutboxRelay(store, broker, topic_prefix="t")
+    assert await relay.publish_batch() == 2
+
+
+async def test_new_rows_wake_the_relay(store):
+    broker = Broker()
+    running = asyncio.create_task(OutboxRelay(store, broker, topic_prefix="t").run())
+    try:
+        for name in ("1", "22", "333"):
+            before = len(broker.ids)
+            await put(store, name)
+            async with asyncio.timeout(20):
+                while len(broker.ids) == before:
+                    await asyncio.sleep(0.001)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert len(broker.ids) == 3
+
+
+async def test_a_request_is_remembered_and_its_id_not_lent(store):
+    key = RequestKey(scope="s", request_id="r", body_digest="d")
+    await store.write(lambda connection: remember(connection, key, b"answer"))
+    assert await store.read(lambda connection: recall(connection, key)) == b"answer"
+    with pytest.raises(AlreadyExists) as caught:
+        await store.read(
+            lambda connection: recall(connection, RequestKey(scope="s", request_id="r", body_digest="other"))
+        )
+    assert caught.value.code == "REQUEST_ID_REUSED"
+    with pytest.raises(Conflict):
+        await store.write(lambda connection: remember(connection, key, b"answer"))
+
+
+async def test_sequences_count_up_and_old_ones_are_seen(store):
+    assert [await store.write(lambda connection: next_sequence(connection, "m")) for _ in range(3)] == [1, 2, 3]
+    newer = [
+        await store.write(lambda connection, value=value: advance_sequence(connection, "m", "deployer", value))
+        for value in (5, 4, 5, 6)
+    ]
+    assert newer == [True, False, True, True]
+
+
+async def test_consumed_events_are_remembered(store):
+    await store.write(lambda connection: mark_consumed(connection, "e"))
+    assert await store.read(lambda connection: was_consumed(connection, "e"))
+    assert not await store.read(lambda connection: was_consumed(connection, "f"))
+
+
+async def test_many_writers_take_turns(store):
+    values = await asyncio.gather(*(store.write(lambda connection: next_sequence(connection, "m")) for _ in range(50)))
+    assert sorted(values) == list(range(1, 51))
