@@ -42,12 +42,14 @@ class Broker:
         self.ids: list[str] = []
         self.failures = 0
         self.cut_off_after = -1
+        self.published = asyncio.Event()
 
     async def publish_record(self, topic, record):
         if self.failures:
             self.failures -= 1
             raise Unavailable("the broker is away")
         self.ids.append(dict(record.headers)["ce_id"].decode())
+        self.published.set()
         if len(self.ids) == self.cut_off_after:
             # The broker has it, but the process dies before it knows.
             raise asyncio.CancelledError
@@ -129,11 +131,9 @@ async def test_new_rows_wake_the_relay(store):
     running = asyncio.create_task(OutboxRelay(store, broker, topic_prefix="t").run())
     try:
         for name in ("1", "22", "333"):
-            before = len(broker.ids)
+            broker.published.clear()
             await put(store, name)
-            async with asyncio.timeout(20):
-                while len(broker.ids) == before:
-                    await asyncio.sleep(0.001)
+            await asyncio.wait_for(broker.published.wait(), 20)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
