@@ -205,7 +205,7 @@ def launched(program: str, environment: dict[str, str], log: Path) -> subprocess
 async def until(is_met: Callable[[], Awaitable[Any]]) -> Any:
     """Wait until ``is_met`` gives something true, and return it."""
     async with asyncio.timeout(DEADLINE_S):
-        while not (found := await is_met()):  # noqa: ASYNC110  (no event tells across processes)
+        while not (found := await is_met()):
             await asyncio.sleep(0.05)
     return found
 
