@@ -40,7 +40,8 @@ class InvalidEvent(ValueError):  # noqa: N818  (named for what it is, as in arro
 class Event:
     """One event; ``message`` is a generated message of ``tidegate.v1``, ``time`` is aware UTC.
 
-    ``partition`` and ``offset`` say where a consumed event stood (-1: it was not consumed); they do not tell events apart.
+    ``partition`` and ``offset`` say where a consumed event stood (-1: it was not consumed); they do not tell events
+    apart.
     """
 
     message: Message
