@@ -197,7 +197,7 @@ class World:
 
     async def wait_until(self, condition):
         async with asyncio.timeout(DEADLINE_S):
-            while not condition():  # noqa: ASYNC110  # what is waited for happens in another process
+            while not condition():  # what is waited for happens in another process
                 await asyncio.sleep(0.01)
 
     async def apply(self, table):

@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC110, ASYNC220  (conditions are polled with a deadline; a host starts at once)
+# ruff: noqa: ASYNC220  (conditions are polled with a deadline; a host starts at once)
 """A real model host in a process of its own, the real runtime, and a few runtimes that misbehave."""
 
 from __future__ import annotations
