@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from tidegate.contracts.codec import derived_event_id
 from tidegate.contracts.names import is_model, parse_version, version_reference
 from tidegate.core.errors import Conflict, NotFound
+from tidegate.registry.announcement import Basis, Prepared, announce
 from tidegate.registry.artifacts import ArtifactIntake, Fetched
 from tidegate.registry.catalog import (
     LineState,
@@ -43,21 +44,17 @@ from tidegate.registry.versioning import (
     Comparison,
     DecisionInput,
     Fingerprint,
-    VersionNumberDecision,
     decide,
-    to_json,
 )
 from tidegate.registry.wire import (
-    CHANGES,
     digest_of,
     fingerprint_of,
     gate_from_wire,
-    number_to_wire,
     signature_from_wire,
 )
-from tidegate.v1.events_pb2 import ModelRegistered, RegistrationDuplicate, TrainingCompleted, VersionDecision
+from tidegate.v1.events_pb2 import ModelRegistered, RegistrationDuplicate, TrainingCompleted
 from tidegate.v1.policy_pb2 import Policy
-from tidegate.v1.values_pb2 import Artifact, Reason
+from tidegate.v1.values_pb2 import Reason
 
 EVENT_BYTES_MAX: Final = 800_000
 FILE_FIELDS: Final = ("evaluation_uri", "reference_data_uri", "sample_requests_uri")
@@ -74,26 +71,6 @@ class Registration:
 
     version: StoredVersion
     duplicate: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Prepared:
-    training: TrainingCompleted
-    policy: Policy
-    policy_revision: int
-    artifact: Fetched
-    files: dict[str, Fetched]
-    evaluation: Evaluation | None
-    fingerprint: Fingerprint
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Basis:
-    """What was decided, and from what."""
-
-    line: LineState
-    given: DecisionInput
-    decision: VersionNumberDecision
 
 
 class Registrar:
@@ -148,7 +125,7 @@ class Registrar:
 
         return await self._store.write(tell)
 
-    async def _prepare(self, training: TrainingCompleted, policy: Policy, revision: int, folder: Path) -> _Prepared:
+    async def _prepare(self, training: TrainingCompleted, policy: Policy, revision: int, folder: Path) -> Prepared:
         artifact = await self._intake.fetch_artifact(training.artifact, folder)
         files = {
             field: await self._intake.fetch_file(uri, folder / field, field=field)
@@ -158,7 +135,7 @@ class Registrar:
         evaluation = None
         if "evaluation_uri" in files:
             evaluation = await self._read_evaluation(files["evaluation_uri"], policy)
-        return _Prepared(
+        return Prepared(
             training=training,
             policy=policy,
             policy_revision=revision,
@@ -172,7 +149,7 @@ class Registrar:
         columns = tuple(policy.registration.guarded_slices)
         return await asyncio.to_thread(read_evaluation, fetched.path, digest=fetched.digest, slice_columns=columns)
 
-    async def _decide(self, prepared: _Prepared, folder: Path) -> _Basis:
+    async def _decide(self, prepared: Prepared, folder: Path) -> Basis:
         training = prepared.training
 
         def load(connection: Connection) -> tuple[LineState, StoredVersion | None, StoredVersion | None]:
@@ -196,9 +173,9 @@ class Registrar:
             baseline=baseline.contender if baseline else None,
             twin=twin.contender if twin else None,
         )
-        return _Basis(line=line, given=given, decision=decide(given))
+        return Basis(line=line, given=given, decision=decide(given))
 
-    async def _compare(self, prepared: _Prepared, baseline: StoredVersion, folder: Path) -> Comparison:
+    async def _compare(self, prepared: Prepared, baseline: StoredVersion, folder: Path) -> Comparison:
         """Pair the evaluations of candidate and baseline, if they are of the same examples."""
         metric = prepared.policy.registration.gate_metric.name
         mine = _dataset_digest(prepared.training, metric)
@@ -213,9 +190,9 @@ class Registrar:
         other = await self._read_evaluation(fetched, prepared.policy)
         return await asyncio.to_thread(compare, prepared.evaluation, other, metric=metric)
 
-    async def _store_files(self, prepared: _Prepared, basis: _Basis, cause: Cause) -> ModelRegistered:
+    async def _store_files(self, prepared: Prepared, basis: Basis, cause: Cause) -> ModelRegistered:
         """Return the event, complete but for its sequence; its files are stored (a duplicate stores nothing)."""
-        registered = _registered(prepared, basis, cause)
+        registered = announce(prepared, basis, cause)
         if basis.decision.change is Change.NONE:
             return registered
         if registered.ByteSize() > EVENT_BYTES_MAX:
@@ -227,7 +204,7 @@ class Registrar:
         return registered
 
     async def _commit(
-        self, prepared: _Prepared, basis: _Basis, registered: ModelRegistered, cause: Cause
+        self, prepared: Prepared, basis: Basis, registered: ModelRegistered, cause: Cause
     ) -> Registration:
         """Version, lineage, answer and event in one transaction, if the line is still as it was decided from."""
         training = prepared.training
@@ -317,38 +294,3 @@ def _add_duplicate(connection: Connection, training: TrainingCompleted, version:
     event_id = derived_event_id("RegistrationDuplicate", cause.id)
     sequence = next_sequence(connection, training.model)
     add_event(connection, duplicate, cause=cause, event_id=event_id, sequence=sequence)
-
-
-def _registered(prepared: _Prepared, basis: _Basis, cause: Cause) -> ModelRegistered:
-    training, decision = prepared.training, basis.decision
-    revision = basis.line.policy_revision
-    policy_told = "the built-in policy" if revision == 0 else f"policy revision {revision}"
-    registered = ModelRegistered(
-        model=training.model,
-        version=number_to_wire(decision.version),
-        artifact=Artifact(
-            uri=training.artifact.uri,
-            digest=prepared.artifact.digest,
-            size_bytes=prepared.artifact.size_bytes,
-            format="onnx",
-        ),
-        signature=training.signature,
-        lineage=training.lineage,
-        metrics=training.metrics,
-        change=CHANGES[decision.change],
-        reason=f"{decision.reason} (by {policy_told})",
-        decision=VersionDecision(
-            rule=decision.rule, inputs_json=to_json(basis.given), numbers_json=to_json(decision.numbers)
-        ),
-        policy=prepared.policy,
-        policy_revision=revision,
-        actor=cause.actor,
-        evaluation_uri=training.evaluation_uri,
-        reference_data_uri=training.reference_data_uri,
-        sample_requests_uri=training.sample_requests_uri,
-        tags=training.tags,
-        card=training.card,
-    )
-    if decision.baseline is not None:
-        registered.baseline.CopyFrom(number_to_wire(decision.baseline))
-    return registered

@@ -1,0 +1,73 @@
+"""What is known of a registration before its number, and the event that tells of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tidegate.registry.artifacts import Fetched
+from tidegate.registry.catalog import LineState
+from tidegate.registry.evaluation import Evaluation
+from tidegate.registry.store import Cause
+from tidegate.registry.versioning import DecisionInput, Fingerprint, VersionNumberDecision, to_json
+from tidegate.registry.wire import CHANGES, number_to_wire
+from tidegate.v1.events_pb2 import ModelRegistered, TrainingCompleted, VersionDecision
+from tidegate.v1.policy_pb2 import Policy
+from tidegate.v1.values_pb2 import Artifact
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """What a producer sent, fetched and checked."""
+
+    training: TrainingCompleted
+    policy: Policy
+    policy_revision: int
+    artifact: Fetched
+    files: dict[str, Fetched]
+    evaluation: Evaluation | None
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Basis:
+    """What was decided, and from what."""
+
+    line: LineState
+    given: DecisionInput
+    decision: VersionNumberDecision
+
+
+def announce(prepared: Prepared, basis: Basis, cause: Cause) -> ModelRegistered:
+    """Return the event, complete but for its sequence and the URIs of the stored files."""
+    training, decision = prepared.training, basis.decision
+    revision = basis.line.policy_revision
+    policy_told = "the built-in policy" if revision == 0 else f"policy revision {revision}"
+    registered = ModelRegistered(
+        model=training.model,
+        version=number_to_wire(decision.version),
+        artifact=Artifact(
+            uri=training.artifact.uri,
+            digest=prepared.artifact.digest,
+            size_bytes=prepared.artifact.size_bytes,
+            format="onnx",
+        ),
+        signature=training.signature,
+        lineage=training.lineage,
+        metrics=training.metrics,
+        change=CHANGES[decision.change],
+        reason=f"{decision.reason} (by {policy_told})",
+        decision=VersionDecision(
+            rule=decision.rule, inputs_json=to_json(basis.given), numbers_json=to_json(decision.numbers)
+        ),
+        policy=prepared.policy,
+        policy_revision=revision,
+        actor=cause.actor,
+        evaluation_uri=training.evaluation_uri,
+        reference_data_uri=training.reference_data_uri,
+        sample_requests_uri=training.sample_requests_uri,
+        tags=training.tags,
+        card=training.card,
+    )
+    if decision.baseline is not None:
+        registered.baseline.CopyFrom(number_to_wire(decision.baseline))
+    return registered
