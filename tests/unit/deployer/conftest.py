@@ -37,6 +37,7 @@ def policy(options):
     steps = tuple(float(share) for share in options.pop("steps", "0.1,1").split(","))
     canary = Strategy(name="canary", steps=steps, bake_s=float(options.pop("bake", 10)))
     switch = Strategy(name="blue_green", bake_s=0.0)
+    first = Strategy(name="blue_green", bake_s=0.0, approval=options.pop("first_approval", ""))
     fields = {"approvals": (0, 0, 0), "settle_s": 60.0}
     for key, value in options.items():
         default = _POLICY_FIELDS[key].default
@@ -44,7 +45,7 @@ def policy(options):
             fields[key] = tuple(int(count) for count in value.split(","))
         else:
             fields[key] = type(default)(value)
-    return DeliveryPolicy(revision=1, on_first=switch, on_major=switch, on_minor=canary, on_pipeline=canary, **fields)
+    return DeliveryPolicy(revision=1, on_first=first, on_major=switch, on_minor=canary, on_pipeline=canary, **fields)
 
 
 class Script:

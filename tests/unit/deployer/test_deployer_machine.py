@@ -1,0 +1,328 @@
+"""Whatever happens to a model, in whatever order, the rollout core keeps its invariants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from tidegate.deployer.events import (
+    CommandGiven,
+    EvidenceReached,
+    HeartbeatSeen,
+    MetricBreached,
+    RouteAcknowledged,
+    ServerChanged,
+    TakenOver,
+    Ticked,
+    Verb,
+    VersionApproved,
+    VersionBlessed,
+    VersionRegistered,
+)
+from tidegate.deployer.rollout import decide
+from tidegate.deployer.state import (
+    TERMINAL_PHASES,
+    WEIGHT_TOTAL,
+    Blessed,
+    DeliveryPolicy,
+    EvidenceItem,
+    KnownVersion,
+    ModelState,
+    Number,
+    Phase,
+    Strategy,
+)
+
+ROUNDS_TO_QUIESCENCE = 300
+NUMBERS = st.sampled_from(
+    [Number(1, 0, 0), Number(1, 0, 1), Number(1, 1, 0), Number(1, 2, 0), Number(2, 0, 0), Number(2, 1, 0)]
+)
+STRATEGIES = st.one_of(
+    st.builds(
+        Strategy,
+        name=st.just("canary"),
+        steps=st.sampled_from([(0.1, 1.0), (0.01, 0.25, 1.0), (1.0,)]),
+        bake_s=st.sampled_from([0.0, 5.0]),
+        approval=st.sampled_from(["", "", "operator"]),
+    ),
+    st.builds(Strategy, name=st.just("blue_green"), bake_s=st.just(0.0)),
+)
+POLICIES = st.builds(
+    DeliveryPolicy,
+    revision=st.just(1),
+    on_first=st.just(Strategy(name="blue_green")),
+    on_major=STRATEGIES,
+    on_minor=STRATEGIES,
+    on_pipeline=STRATEGIES,
+    approvals=st.sampled_from([(0, 0, 0), (1, 0, 0), (1, 1, 1)]),
+    deadline_s=st.sampled_from([86_400.0, 200.0]),
+    settle_s=st.sampled_from([0.0, 20.0]),
+    holdback=st.sampled_from([0.0, 0.2]),
+    on_breach=st.sampled_from(["rollback", "rollback", "freeze"]),
+    mid_rollout=st.sampled_from(["queue", "supersede"]),
+    mode=st.sampled_from(["act", "act", "act", "observe"]),
+)
+EVIDENCE = EvidenceItem(guard="errors", e_value=30.0, threshold=20.0)
+
+
+def weight_of(state, number):
+    return sum(arm.weight_millionths for line in state.route.lines for arm in line.arms if arm.number == number)
+
+
+class RolloutMachine(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.state = ModelState(model="fraud")
+        self.time_s = 1_000.0
+        self.events = []
+        self.count = 0
+        self.table = (0, 0)  # the newest route that the proxies were given
+        self.ever_ready = set()
+        self.acknowledged_s = {}
+        self.evident = set()
+        self.consented = set()
+        self.breached = {}
+        self.phases = {}
+
+    # What can happen.
+
+    @rule(number=NUMBERS)
+    def registered(self, number):
+        version = KnownVersion(number=number, uri="s3://a", digest="sha256:0", size_bytes=1, format="onnx")
+        self.happen(VersionRegistered, version=version)
+
+    @rule(number=NUMBERS, policy=POLICIES, again=st.booleans())
+    def blessed(self, number, policy, again):
+        self.count += 1
+        rollout_id = f"fraud-{number}-{'same' if again else self.count}"
+        blessed = Blessed(number=number, policy=policy, cause_id="c", rollout_id=rollout_id, correlation_id="k")
+        self.happen(VersionBlessed, blessed=blessed)
+
+    @rule(number=NUMBERS)
+    def approved(self, number):
+        self.happen(VersionApproved, number=number)
+
+    @rule(data=st.data(), ready=st.sampled_from([True, True, False]), failed=st.booleans())
+    def server_changed(self, data, ready, failed):
+        number = data.draw(st.sampled_from(self.state.wanted_servers() or (Number(1, 0, 0),)))
+        self.server(number, ready=ready, failure="" if ready or not failed else "LOAD_FAILED")
+
+    @precondition(lambda self: not self.state.route.acknowledged)
+    @rule()
+    def acknowledged(self):
+        self.acknowledge(*self.table)
+
+    @rule(epoch=st.integers(0, 3), revision=st.integers(0, 5))
+    def acknowledged_some(self, epoch, revision):
+        if (epoch, revision) <= self.table:
+            self.acknowledge(epoch, revision)
+
+    @precondition(lambda self: self.state.rollout is not None)
+    @rule(back=st.sampled_from([0, 0, 0, 1]))
+    def evidence(self, back):
+        self.give_evidence(back)
+
+    @precondition(lambda self: self.state.rollout is not None)
+    @rule()
+    def breach(self):
+        self.happen(MetricBreached, rollout_id=self.state.rollout.rollout_id, guard="errors", evidence=EVIDENCE)
+
+    @precondition(lambda self: self.phases)
+    @rule(data=st.data())
+    def late_word_of_the_monitor(self, data):
+        rollout_id = data.draw(st.sampled_from(sorted(self.phases)))
+        if self.state.rollout is None or self.state.rollout.rollout_id != rollout_id:
+            self.happen(MetricBreached, rollout_id=rollout_id, guard="errors", evidence=EVIDENCE)
+
+    @precondition(lambda self: self.state.rollout is not None)
+    @rule()
+    def heartbeat(self):
+        self.happen(HeartbeatSeen, rollout_id=self.state.rollout.rollout_id)
+
+    @rule(verb=st.sampled_from(Verb), number=st.none() | NUMBERS, full=st.booleans(), again=st.sampled_from([0, 0, 1]))
+    def command(self, verb, number, full, again):
+        self.give(verb, number=number, full=full, again=again)
+
+    # An empty table that no proxy has yet: test_deployer_hard_cases.py.
+    @precondition(lambda self: self.state.route.lines or self.state.route.acknowledged)
+    @rule()
+    def taken_over(self):
+        self.happen(TakenOver)
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 6.0, 25.0, 35.0, 700.0]))
+    def ticked(self, seconds):
+        self.time_s += seconds
+        self.happen(Ticked)
+
+    # How it happens.
+
+    def server(self, number, *, ready, failure=""):
+        if ready:
+            self.ever_ready.add(number)
+        endpoint = f"unix:/run/{number}" if ready else ""
+        self.happen(ServerChanged, number=number, endpoint=endpoint, ready=ready, failure=failure)
+
+    def acknowledge(self, epoch, revision):
+        self.happen(RouteAcknowledged, epoch=epoch, revision=revision)
+
+    def give_evidence(self, back=0):
+        rollout, route = self.state.rollout, self.state.route
+        self.happen(
+            EvidenceReached,
+            rollout_id=rollout.rollout_id,
+            epoch=route.epoch,
+            revision=route.revision - back,
+            evidence=EVIDENCE,
+        )
+
+    def give(self, verb, *, number=None, full=False, again=0):
+        self.count += 1 - again
+        rollout_id = self.state.rollout.rollout_id if self.state.rollout is not None else "none"
+        self.happen(
+            CommandGiven,
+            request_id=f"r{self.count}",
+            verb=verb,
+            rollout_id=rollout_id,
+            number=number,
+            full=full,
+            actor="ana",
+        )
+
+    def happen(self, kind, **fields):
+        event = kind(time_s=self.time_s, **({} if kind is Ticked else {"cause": kind.__name__}), **fields)
+        self.events.append(event)
+        before = self.state
+        decision = decide(before, event)
+        self.remember(before, event)
+        self.state = decision.state
+        self.check_order(before, decision)
+        self.check_route(decision.state)
+        for step in decision.steps:
+            self.check_step(before, event, step)
+        self.check_breaches(event, before)
+
+    def remember(self, before, event):
+        match event:
+            case RouteAcknowledged() if (event.epoch, event.revision) == (before.route.epoch, before.route.revision):
+                self.acknowledged_s.setdefault((event.epoch, event.revision), event.time_s)
+            case EvidenceReached():
+                self.evident.add((event.rollout_id, event.epoch, event.revision))
+            case VersionApproved() if before.version(event.number) is not None:
+                self.consented.add(event.number)
+            case CommandGiven(verb=Verb.APPROVE):
+                self.consented.add(event.rollout_id)
+            case MetricBreached() if before.rollout is not None and before.rollout.rollout_id == event.rollout_id:
+                self.breached.setdefault(event.rollout_id, weight_of(before, before.rollout.candidate))
+
+    # What must hold.
+
+    def check_order(self, before, decision):
+        after = decision.state
+        expected = [before.sequence + 1 + index for index in range(len(decision.steps))]
+        assert [step.sequence for step in decision.steps] == expected
+        assert after.sequence == before.sequence + len(decision.steps)
+        old, new = (before.route.epoch, before.route.revision), (after.route.epoch, after.route.revision)
+        changed = (before.route.lines, before.route.endpoints) != (after.route.lines, after.route.endpoints)
+        assert new > old if changed else new >= old
+        assert not changed or decision.route_changed
+        if decision.route_changed:
+            assert new > self.table
+            self.table = new
+        assert decision.reason
+
+    def check_route(self, state):
+        endpoints = dict(state.route.endpoints)
+        majors = [line.major for line in state.route.lines]
+        assert len(set(majors)) == len(majors)
+        for line in state.route.lines:
+            assert sum(arm.weight_millionths for arm in line.arms) == WEIGHT_TOTAL
+            assert line.fallback is None or line.fallback in {arm.number for arm in line.arms}
+            for arm in line.arms:
+                known = state.version(arm.number)
+                assert arm.weight_millionths >= 0
+                assert arm.number.major == line.major
+                assert known is not None
+                assert known.blessed, f"{arm.number} has traffic, but no blessing"
+                assert arm.number in self.ever_ready, f"{arm.number} has traffic, but was never ready"
+                # Of versions whose server is down: test_deployer_hard_cases.py.
+                assert endpoints[arm.number] or not state.ready_endpoint(arm.number), f"{arm.number} has no endpoint"
+        assert {*state.route.versions(), *state.route.draining} <= {*state.wanted_servers()}
+        if state.rollout is None and state.stable is not None:
+            assert state.route.lines[0].arms[0].number == state.stable
+            assert len(state.route.lines[0].arms) == 1
+
+    def check_step(self, before, event, step):
+        rollout = step.rollout
+        phases = self.phases.setdefault(rollout.rollout_id, [])
+        assert not TERMINAL_PHASES & {*phases}, f"{rollout.rollout_id} had ended as {phases[-1]}"
+        if not phases:
+            assert rollout.phase is Phase.STARTING
+            asked = isinstance(event, CommandGiven) and event.verb in {Verb.START, Verb.ROLLBACK}
+            assert rollout.stable is None or rollout.candidate > rollout.stable or asked
+        phases.append(rollout.phase)
+        if rollout.phase in {Phase.STEPPING, Phase.SETTLING} and rollout.approval:
+            assert self.consented & {rollout.candidate, rollout.rollout_id}, "nobody consented"
+        self.check_step_earned(before, event, step)
+
+    def check_step_earned(self, before, event, step):
+        old, rollout = before.rollout, step.rollout
+        if old is None or old.rollout_id != rollout.rollout_id or rollout.step_index <= old.step_index:
+            return
+        if isinstance(event, CommandGiven) and event.verb is Verb.PROMOTE:
+            return
+        assert rollout.step_index == old.step_index + 1
+        route = (before.route.epoch, before.route.revision)
+        assert (rollout.rollout_id, *route) in self.evident, "a step without evidence of its route"
+        assert event.time_s - self.acknowledged_s[route] >= rollout.bake_s, "a step that was not baked"
+
+    def check_breaches(self, event, before):
+        rollout = self.state.rollout
+        if rollout is None or rollout.rollout_id not in self.breached:
+            return
+        weight = weight_of(self.state, rollout.candidate)
+        assert weight <= self.breached[rollout.rollout_id], "more traffic after a breach"
+        self.breached[rollout.rollout_id] = weight
+        if isinstance(event, CommandGiven) and event.verb in {Verb.RESUME, Verb.PROMOTE}:
+            assert replace(before, request_ids=()) == replace(self.state, request_ids=())
+
+    # Where it ends.
+
+    def teardown(self):
+        for _ in range(ROUNDS_TO_QUIESCENCE):
+            if self.state.rollout is None:
+                break
+            self.favour()
+        assert self.state.rollout is None, f"{self.state.rollout} does not end"
+        for rollout_id, phases in self.phases.items():
+            ends = [phase for phase in phases if phase in TERMINAL_PHASES]
+            assert len(ends) == 1, f"{rollout_id} went through {phases}"
+            assert phases[-1] is ends[0]
+
+    def favour(self):
+        """Let everything go well for a while."""
+        for number in self.state.wanted_servers():
+            if not self.state.ready_endpoint(number):
+                self.server(number, ready=True)
+        if not self.state.route.acknowledged:
+            self.acknowledge(*self.table)
+        rollout = self.state.rollout
+        if rollout is None:
+            return
+        if rollout.phase is Phase.AWAITING_APPROVAL:
+            self.give(Verb.APPROVE)
+        elif rollout.phase is Phase.PAUSED:
+            self.give(Verb.ABORT if rollout.breached_guard else Verb.RESUME)
+        else:
+            self.happen(HeartbeatSeen, rollout_id=rollout.rollout_id)
+            self.give_evidence()
+            self.time_s += 10.0
+            self.happen(Ticked)
+
+
+RolloutMachine.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestRolloutMachine = RolloutMachine.TestCase
