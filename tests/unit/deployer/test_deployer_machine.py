@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tidegate.deployer.events import (
     CommandGiven,
@@ -40,29 +40,27 @@ ROUNDS_TO_QUIESCENCE = 300
 NUMBERS = st.sampled_from(
     [Number(1, 0, 0), Number(1, 0, 1), Number(1, 1, 0), Number(1, 2, 0), Number(2, 0, 0), Number(2, 1, 0)]
 )
-STRATEGIES = st.one_of(
-    st.builds(
-        Strategy,
-        name=st.just("canary"),
-        steps=st.sampled_from([(0.1, 1.0), (0.01, 0.25, 1.0), (1.0,)]),
-        bake_s=st.sampled_from([0.0, 5.0]),
-        approval=st.sampled_from(["", "", "operator"]),
-    ),
-    st.builds(Strategy, name=st.just("blue_green"), bake_s=st.just(0.0)),
+CANARIES = st.builds(
+    Strategy,
+    name=st.just("canary"),
+    steps=st.sampled_from([(0.1, 1.0), (0.01, 0.25, 1.0), (0.1, 0.2, 0.5, 1.0), (1.0,)]),
+    bake_s=st.sampled_from([0.0, 5.0]),
+    approval=st.sampled_from(["", "", "", "operator"]),
 )
+STRATEGIES = CANARIES | st.builds(Strategy, name=st.just("blue_green"), bake_s=st.just(0.0))
 POLICIES = st.builds(
     DeliveryPolicy,
     revision=st.just(1),
     on_first=st.just(Strategy(name="blue_green")),
     on_major=STRATEGIES,
     on_minor=STRATEGIES,
-    on_pipeline=STRATEGIES,
-    approvals=st.sampled_from([(0, 0, 0), (1, 0, 0), (1, 1, 1)]),
+    on_pipeline=CANARIES,
+    approvals=st.sampled_from([(0, 0, 0), (0, 0, 0), (1, 0, 0), (1, 1, 1)]),
     deadline_s=st.sampled_from([86_400.0, 200.0]),
     settle_s=st.sampled_from([0.0, 20.0]),
     holdback=st.sampled_from([0.0, 0.2]),
     on_breach=st.sampled_from(["rollback", "rollback", "freeze"]),
-    mid_rollout=st.sampled_from(["queue", "supersede"]),
+    mid_rollout=st.sampled_from(["queue", "queue", "supersede"]),
     mode=st.sampled_from(["act", "act", "act", "observe"]),
 )
 EVIDENCE = EvidenceItem(guard="errors", e_value=30.0, threshold=20.0)
@@ -87,17 +85,45 @@ class RolloutMachine(RuleBasedStateMachine):
         self.breached = {}
         self.phases = {}
 
+    @initialize(known=st.sets(NUMBERS), stable=st.sampled_from([None, *[Number(1, 0, 0)] * 3, Number(1, 0, 1)]))
+    def begin(self, known, stable):
+        """Begin with some versions known, and mostly with one in service."""
+        for number in sorted(known | ({stable} - {None})):
+            self.registered_as(number)
+        if stable is not None:
+            switch = Strategy(name="blue_green")
+            policy = DeliveryPolicy(
+                revision=1, on_first=switch, on_major=switch, on_minor=switch, on_pipeline=switch, settle_s=0.0
+            )
+            self.blessed_as(stable, policy, "first")
+            self.favour()
+            self.favour()
+            assert self.state.stable == stable
+
     # What can happen.
 
     @rule(number=NUMBERS)
     def registered(self, number):
+        self.registered_as(number)
+
+    def registered_as(self, number):
         version = KnownVersion(number=number, uri="s3://a", digest="sha256:0", size_bytes=1, format="onnx")
         self.happen(VersionRegistered, version=version)
 
     @rule(number=NUMBERS, policy=POLICIES, again=st.booleans())
     def blessed(self, number, policy, again):
         self.count += 1
-        rollout_id = f"fraud-{number}-{'same' if again else self.count}"
+        self.blessed_as(number, policy, "same" if again else self.count)
+
+    @precondition(lambda self: self.state.rollout is None and self.state.versions)
+    @rule(data=st.data(), policy=POLICIES)
+    def blessed_known(self, data, policy):
+        self.count += 1
+        number = data.draw(st.sampled_from(sorted(version.number for version in self.state.versions)))
+        self.blessed_as(number, policy, self.count)
+
+    def blessed_as(self, number, policy, name):
+        rollout_id = f"fraud-{number}-{name}"
         blessed = Blessed(number=number, policy=policy, cause_id="c", rollout_id=rollout_id, correlation_id="k")
         self.happen(VersionBlessed, blessed=blessed)
 
@@ -125,17 +151,22 @@ class RolloutMachine(RuleBasedStateMachine):
     def evidence(self, back):
         self.give_evidence(back)
 
-    @precondition(lambda self: self.state.rollout is not None)
+    @rule(times=st.integers(1, 3))
+    def goes_well(self, times):
+        for _ in range(times):
+            self.favour(consent=False)
+
+    @precondition(lambda self: self.state.rollout is not None and self.state.rollout.has_traffic)
     @rule()
     def breach(self):
-        self.happen(MetricBreached, rollout_id=self.state.rollout.rollout_id, guard="errors", evidence=EVIDENCE)
+        self.give_breach(self.state.rollout.rollout_id)
 
     @precondition(lambda self: self.phases)
     @rule(data=st.data())
     def late_word_of_the_monitor(self, data):
         rollout_id = data.draw(st.sampled_from(sorted(self.phases)))
         if self.state.rollout is None or self.state.rollout.rollout_id != rollout_id:
-            self.happen(MetricBreached, rollout_id=rollout_id, guard="errors", evidence=EVIDENCE)
+            self.give_breach(rollout_id)
 
     @precondition(lambda self: self.state.rollout is not None)
     @rule()
@@ -177,6 +208,9 @@ class RolloutMachine(RuleBasedStateMachine):
             revision=route.revision - back,
             evidence=EVIDENCE,
         )
+
+    def give_breach(self, rollout_id):
+        self.happen(MetricBreached, rollout_id=rollout_id, guard="errors", evidence=EVIDENCE)
 
     def give(self, verb, *, number=None, full=False, again=0):
         self.count += 1 - again
@@ -301,8 +335,8 @@ class RolloutMachine(RuleBasedStateMachine):
             assert len(ends) == 1, f"{rollout_id} went through {phases}"
             assert phases[-1] is ends[0]
 
-    def favour(self):
-        """Let everything go well for a while."""
+    def favour(self, *, consent=True):
+        """Let everything go well for a while; ``consent``: people too do what is wanted of them."""
         for number in self.state.wanted_servers():
             if not self.state.ready_endpoint(number):
                 self.server(number, ready=True)
@@ -310,6 +344,8 @@ class RolloutMachine(RuleBasedStateMachine):
             self.acknowledge(*self.table)
         rollout = self.state.rollout
         if rollout is None:
+            return
+        if rollout.phase in {Phase.AWAITING_APPROVAL, Phase.PAUSED} and not consent:
             return
         if rollout.phase is Phase.AWAITING_APPROVAL:
             self.give(Verb.APPROVE)
