@@ -97,9 +97,29 @@ def test_an_answer_is_finite_if_every_number_is(data, datatype, is_finite) -> No
     assert (seen.name, seen.datatype, seen.shape, seen.is_finite) == ("p", datatype, (1, 2), is_finite)
 
 
-def test_an_answer_without_outputs_holds_none() -> None:
-    assert outputs_of({}) == ()
-    assert array_of({}, "p").size == 0
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        "text",
+        {},
+        {"outputs": None},
+        {"outputs": [1]},
+        {"outputs": [{"name": "p", "datatype": "FP32", "shape": ["1"], "data": [1.0]}]},
+        {"outputs": [{"name": "p", "datatype": "FP32", "shape": [-1], "data": [1.0]}]},
+        {"outputs": [{"name": "p", "datatype": "FP32", "shape": [10**30], "data": [1.0]}]},
+        {"outputs": [{"name": "p", "datatype": "FP32", "shape": [2], "data": [1.0]}]},
+        {"outputs": [{"name": 7, "datatype": "FP32", "shape": [1], "data": [1.0]}]},
+    ],
+)
+def test_a_malformed_answer_is_named_as_one(body):
+    with pytest.raises(ValueError, match=r"output|shape|values"):
+        outputs_of(body)
+
+
+def test_a_number_too_large_for_a_float_is_not_finite():
+    body = {"outputs": [{"name": "p", "datatype": "FP32", "shape": [1], "data": [10**400]}]}
+    assert not outputs_of(body)[0].is_finite
 
 
 def test_an_output_has_its_shape() -> None:

@@ -15,6 +15,7 @@ from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
 from tidegate.core.streams import consume, create_app, retrying
 from tidegate.core.telemetry import configure_logs
 from tidegate.validator.agents import ValidationAgent
+from tidegate.validator.history import restore
 from tidegate.validator.sandbox import Sandbox
 from tidegate.validator.service import create_server
 from tidegate.validator.settings import ValidatorSettings
@@ -41,6 +42,7 @@ async def _work(settings: ValidatorSettings, kafka: KafkaSettings, server: GrpcS
     await retrying(store.ensure_bucket, what="object store")
     await retrying(sandbox.clear, what="model host")
     await retrying(lambda: _topics(kafka), what="topics")
+    await retrying(lambda: restore(memory, kafka=kafka, store=store), what="history")
     async with EventProducer(kafka, client_id="tidegate-validator") as producer:
         trial = Trial(settings=settings, store=store, sandbox=sandbox, memory=memory)
         agent = ValidationAgent(trial=trial, store=store, producer=producer, memory=memory)

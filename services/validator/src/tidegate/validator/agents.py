@@ -23,7 +23,7 @@ from tidegate.validator.verdict import Check, RuntimeSeen, latency_ms_p99
 SOURCE: Final = "tidegate/validator"
 LOG_TAIL_CHARACTERS: Final = 8_000
 STABLE: Final = "stable"
-DECIDED_MAX: Final = 10_000
+EVENTS_MAX: Final = 2
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,6 @@ class ValidationAgent:
         self._store = store
         self._producer = producer
         self._memory = memory
-        self._decided: dict[str, None] = {}
 
     async def handle(self, event: Event) -> None:
         """Try a registered version, or learn which one is stable; other events mean nothing here."""
@@ -50,13 +49,13 @@ class ValidationAgent:
 
     async def _validate(self, event: Event, registered: pb.ModelRegistered) -> None:
         reference = version_reference(registered.model, registered.version)
-        if event.id in self._decided:
+        if self._memory.is_decided(event.id):
             return
         begin = time.monotonic()
         report = await self._trial.run(registered)
         uri, digest = await self._stored(registered, report)
         messages = _messages(registered, report, uri, digest)
-        await self._producer.publish_all(_event(event, message) for message in messages)
+        await self._producer.publish_all(_event(event, message, place) for place, message in enumerate(messages))
         self._remember(event, registered, report)
         log.info(
             "validated",
@@ -67,9 +66,7 @@ class ValidationAgent:
         )
 
     def _remember(self, event: Event, registered: pb.ModelRegistered, report: Report) -> None:
-        self._decided[event.id] = None
-        while len(self._decided) > DECIDED_MAX:
-            del self._decided[next(iter(self._decided))]
+        self._memory.mark_decided(event.id)
         known = [
             KnownMetric(name=name, slice_name=of_slice, dataset_digest=dataset_digest(registered, name), value=value)
             for name, of_slice, value in report.metrics
@@ -84,7 +81,7 @@ class ValidationAgent:
         return await self._store.put_bytes(key, data, content_type="application/json"), digest
 
 
-def _event(cause: Event, message: Message) -> Event:
+def _event(cause: Event, message: Message, place: int) -> Event:
     return Event(
         message=message,
         id=derived_event_id(message.DESCRIPTOR.name, cause.id),
@@ -93,7 +90,8 @@ def _event(cause: Event, message: Message) -> Event:
         subject=cause.subject,
         correlation_id=cause.correlation_id,
         causation_id=cause.id,
-        sequence=cause.sequence,
+        # Two events may follow from one registration; the sequence rises with each.
+        sequence=EVENTS_MAX * cause.sequence + place if cause.sequence else 0,
         traceparent=cause.traceparent,
     )
 
@@ -172,6 +170,9 @@ def _document(registered: pb.ModelRegistered, report: Report) -> dict[str, Any]:
             }
             for check in report.verdict.checks
         ],
-        "metrics": [{"name": name, "slice": of_slice, "value": value} for name, of_slice, value in report.metrics],
+        "metrics": [
+            {"name": name, "slice": of_slice, "value": value, "dataset_digest": dataset_digest(registered, name)}
+            for name, of_slice, value in report.metrics
+        ],
         "log_tail": report.log_tail,
     }

@@ -7,6 +7,8 @@ shape [n, 2] its second column (the positive class), else the value itself.
 from __future__ import annotations
 
 import io
+import math
+import sys
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +23,8 @@ EXPECTED_PREFIX: Final = "expected_"
 LABEL: Final = "label"
 FLOATING: Final = frozenset({"FP16", "FP32", "FP64"})
 CLASSES_OF_BINARY: Final = 2
+VALUES_MAX: Final = 10_000_000
+FINITE_MAX: Final = sys.float_info.max
 
 
 def read_table(data: bytes, what: str) -> pa.Table:
@@ -71,17 +75,31 @@ def _input(tensor: Tensor, rows: pa.Table) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": [rows.num_rows, *tail], "data": flat}
 
 
-def outputs_of(body: dict[str, Any]) -> tuple[OutputSeen, ...]:
-    """Return what an answer holds; numbers that JSON could not carry (null) count as not finite."""
-    seen = []
-    for output in body.get("outputs", []):
-        values = _flat(output.get("data", []))
-        numeric = output.get("datatype") not in {"BYTES", "BOOL"}
-        finite = not numeric or all(isinstance(value, int | float) and np.isfinite(value) for value in values)
-        shape = tuple(int(length) for length in output.get("shape", []))
-        name, datatype = str(output.get("name", "")), str(output.get("datatype", ""))
-        seen.append(OutputSeen(name=name, datatype=datatype, shape=shape, is_finite=finite))
-    return tuple(seen)
+def outputs_of(body: Any) -> tuple[OutputSeen, ...]:
+    """Return what an answer holds; numbers that JSON could not carry (null) count as not finite.
+
+    Raises:
+        ValueError: It is not an answer of the protocol.
+
+    """
+    outputs = body.get("outputs") if isinstance(body, dict) else None
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        raise ValueError("outputs are missing")
+    return tuple(_output(output) for output in outputs)
+
+
+def _output(output: dict[str, Any]) -> OutputSeen:
+    name, datatype, shape = output.get("name"), output.get("datatype"), output.get("shape")
+    if not isinstance(name, str) or not isinstance(datatype, str) or not isinstance(shape, list):
+        raise ValueError("an output lacks name, datatype or shape")  # noqa: TRY004  (one kind of fault: malformed)
+    if not all(type(length) is int and 0 <= length <= VALUES_MAX for length in shape):
+        raise ValueError(f"output {name!r} has shape {shape}")
+    values = _flat(output.get("data", []))
+    if math.prod(shape) != len(values):
+        raise ValueError(f"output {name!r} has {len(values)} values in shape {shape}")
+    numeric = datatype not in {"BYTES", "BOOL"}
+    finite = not numeric or all(isinstance(value, int | float) and abs(value) <= FINITE_MAX for value in values)
+    return OutputSeen(name=name, datatype=datatype, shape=tuple(shape), is_finite=finite)
 
 
 def _flat(values: Any) -> list[Any]:
@@ -106,7 +124,10 @@ def score_output(signature: Signature) -> str:
 
 def scores_of(answer: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return one score a row."""
-    rows = np.asarray(answer, dtype=np.float64)
+    try:
+        rows = np.asarray(answer, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.full(len(answer), np.nan)
     if rows.ndim == CLASSES_OF_BINARY and rows.shape[1] == CLASSES_OF_BINARY:
         return rows[:, 1]
     return rows.reshape(-1)

@@ -136,13 +136,16 @@ class ServerClient:
             if response.status_code != httpx.codes.OK:
                 return _refused(response), {}
             body = response.json()
+            outputs = outputs_of(body)
         except (TimeoutError, httpx.TimeoutException):
             return Answer(failure=f"no answer within {self._timeout_s:g} s", failure_code="QUERY_TIMEOUT"), {}
         except httpx.HTTPError as error:
             return Answer(failure=f"{type(error).__name__}: {error}"[:FAILURE_TEXT_MAX]), {}
         except ValueError as error:
-            return Answer(failure=f"the answer is not JSON: {error}"[:FAILURE_TEXT_MAX]), {}
-        return Answer(outputs=outputs_of(body), latency_ms=latency_ms), body
+            # A hostile model may answer anything: that is a verdict about it, never our end.
+            text = f"the answer is no inference answer: {error}"
+            return Answer(failure=text[:FAILURE_TEXT_MAX], failure_code="ANSWER_MALFORMED"), {}
+        return Answer(outputs=outputs, latency_ms=latency_ms), body
 
 
 def _refused(response: httpx.Response) -> Answer:

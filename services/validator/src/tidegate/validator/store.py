@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 VERSIONS_MAX: Final = 1_000
+DECIDED_MAX: Final = 100_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +26,18 @@ class ModelMemory:
     """Metrics by version, and which version is stable."""
 
     stable: dict[str, str] = field(default_factory=dict)
+    _decided: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _metrics: OrderedDict[tuple[str, str], tuple[KnownMetric, ...]] = field(default_factory=OrderedDict)
+
+    def is_decided(self, event_id: str) -> bool:
+        """Say whether the event was answered."""
+        return event_id in self._decided
+
+    def mark_decided(self, event_id: str) -> None:
+        """Remember that the event was answered; the oldest are forgotten beyond DECIDED_MAX."""
+        self._decided[event_id] = None
+        while len(self._decided) > DECIDED_MAX:
+            self._decided.popitem(last=False)
 
     def remember(self, model: str, version: str, metrics: Iterable[KnownMetric]) -> None:
         """Keep a version's metrics; the oldest are forgotten beyond VERSIONS_MAX."""

@@ -50,6 +50,9 @@ from tidegate.validator.verdict import (
 
 log = structlog.get_logger(__name__)
 
+# The policy bounds resident memory; the host limits address space, of which libraries map much more than they touch.
+ADDRESS_SPACE_EXTRA_MIB: Final = 1024
+
 MetricValues = dict[tuple[str, str], float | None]
 
 
@@ -203,7 +206,7 @@ class Trial:
                 return {}
             parts.append(scores_of(array_of(body, output)))
         scores = np.concatenate(parts) if parts else np.zeros(0)
-        labels = np.asarray(rows[LABEL].cast(pa.float64()), dtype=np.float64)
+        labels = _labels(rows)
         if len(scores) != len(labels):
             return {}
         return dict(_values(registered, rows, labels, scores))
@@ -245,6 +248,8 @@ class Trial:
         for of_slice in validation.slices:
             if not of_slice.HasField("min"):
                 continue
+            if tables.evaluation is not None and of_slice.by not in tables.evaluation.column_names:
+                yield MetricDemand(name=of_slice.metric, slice_name=f"{of_slice.by}=*", least=of_slice.min)
             names = [
                 name for metric, name in values if metric == of_slice.metric and name.startswith(f"{of_slice.by}=")
             ]
@@ -284,6 +289,17 @@ def _values(
                     yield (of_slice.metric, f"{of_slice.by}={value}"), found
 
 
+def _labels(rows: pa.Table) -> np.ndarray[Any, Any]:
+    try:
+        return np.asarray(rows[LABEL].cast(pa.float64()), dtype=np.float64)
+    except (pa.ArrowException, ValueError) as error:
+        raise InvalidInput(
+            f"column {LABEL!r} of the evaluation is no number: {error}",
+            code="LABEL_NOT_NUMERIC",
+            field="evaluation_uri",
+        ) from None
+
+
 def _spec(registered: ModelRegistered, runtime: RuntimePolicy) -> host.ServerSpec:
     version = format_version(registered.version)
     return host.ServerSpec(
@@ -293,7 +309,7 @@ def _spec(registered: ModelRegistered, runtime: RuntimePolicy) -> host.ServerSpe
         artifact=registered.artifact,
         runtime=runtime.name,
         load_timeout_s=runtime.load_timeout_s,
-        memory_mib_max=runtime.memory_mib_max,
+        memory_mib_max=runtime.memory_mib_max + ADDRESS_SPACE_EXTRA_MIB,
         min_sandbox=registered.policy.validation.min_sandbox,
         restart=False,
     )

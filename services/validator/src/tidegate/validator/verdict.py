@@ -179,7 +179,8 @@ def judge(
     seen_by_name = {seen.runtime: seen for seen in runtimes}
     for demand in demands.runtimes:
         checks.extend(_runtime_checks(demand, seen_by_name.get(demand.runtime), demands))
-    checks.extend(_metric_check(demand, metrics.get((demand.name, demand.slice_name))) for demand in demands.metrics)
+    for wanted in demands.metrics:
+        checks.extend(_metric_checks(wanted, metrics.get((wanted.name, wanted.slice_name))))
     return Verdict(checks=tuple(checks))
 
 
@@ -278,33 +279,34 @@ def _golden_checks(runtime: str, seen: RuntimeSeen, atol: float) -> list[Check]:
     ]
 
 
-def _metric_check(demand: MetricDemand, value: float | None) -> Check:
+def _metric_checks(demand: MetricDemand, value: float | None) -> list[Check]:
     suite = "slices" if demand.slice_name else "metrics"
     name = f"{demand.name} of {demand.slice_name}" if demand.slice_name else demand.name
     if value is None or math.isnan(value):
-        return _failed(
-            suite, name, "not computed", "a number", "METRIC_MISSING", "evaluation data with labels is needed"
-        )
+        hint = "evaluation data with labels is needed"
+        return [_failed(suite, name, "not computed", "a number", "METRIC_MISSING", hint)]
+    checks = [_threshold_check(demand, value, suite, name)]
+    if demand.drop_max is not None:
+        checks.append(_drop_check(demand, value, demand.drop_max, suite, f"{name} against stable"))
+    return checks
+
+
+def _threshold_check(demand: MetricDemand, value: float, suite: str, name: str) -> Check:
     shown = f"{value:.4f}"
     if demand.least is not None and value < demand.least:
         code = "SLICE_BELOW_MIN" if demand.slice_name else "METRIC_BELOW_MIN"
         return _failed(suite, name, shown, f"at least {demand.least:g}", code)
     if demand.greatest is not None and value > demand.greatest:
         return _failed(suite, name, shown, f"at most {demand.greatest:g}", "METRIC_ABOVE_MAX")
-    return _drop_check(demand, value, suite, name)
+    return _passed(suite, name, shown, _bounds(demand))
 
 
-def _drop_check(demand: MetricDemand, value: float, suite: str, name: str) -> Check:
-    shown = f"{value:.4f}"
-    if demand.drop_max is None:
-        return _passed(suite, name, shown, _bounds(demand))
+def _drop_check(demand: MetricDemand, value: float, drop_max: float, suite: str, name: str) -> Check:
     if demand.stable_value is None:
-        return _passed(
-            suite, name, shown, _bounds(demand), "no comparable number of the stable version: drop not judged"
-        )
+        return _skipped(suite, name, "no comparable number of a stable version")
     drop = demand.stable_value - value if demand.higher_is_better else value - demand.stable_value
-    bound = f"at most {demand.drop_max:g} worse than stable's {demand.stable_value:.4f}"
-    return _verdict(suite, name, drop <= demand.drop_max, shown, bound, "METRIC_DROPPED")
+    bound = f"at most {drop_max:g} worse than stable's {demand.stable_value:.4f}"
+    return _verdict(suite, name, drop <= drop_max, f"{value:.4f}", bound, "METRIC_DROPPED")
 
 
 def _bounds(demand: MetricDemand) -> str:
