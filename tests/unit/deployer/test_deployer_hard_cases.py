@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
+from tidegate.deployer.events import Ticked
+from tidegate.deployer.rollout import decide
 from tidegate.deployer.state import Number, Phase
 
 STABLE = ("register 1.0.0", "bless 1.0.0 settle_s=0", "ready 1.0.0", "ack", "wait 0", "ack")
@@ -25,7 +27,6 @@ def answers(state):
     return {arm.number for line in state.route.lines[:1] for arm in line.arms if arm.weight_millionths}
 
 
-@pytest.mark.xfail(reason="enter_step does not look whether the candidate is ready")
 def test_approval_while_the_candidate_is_down_waits_for_its_server(script):
     play(script, *STABLE, "register 2.0.0", "bless 2.0.0 approvals=1,0,0", "ready 2.0.0", "ack", "down 2.0.0", "ack")
     play(script, "approve-version 2.0.0")
@@ -33,7 +34,6 @@ def test_approval_while_the_candidate_is_down_waits_for_its_server(script):
     assert answers(script.state) == {V1}
 
 
-@pytest.mark.xfail(reason="the endpoint of stable is forgotten with its line")
 def test_a_breach_while_the_old_line_restarts_keeps_its_endpoint(script):
     play(script, *STABLE, "register 2.0.0", "bless 2.0.0", "ready 2.0.0", "ack", "down 1.0.0", "ack")
     play(script, "breach errors")
@@ -41,13 +41,11 @@ def test_a_breach_while_the_old_line_restarts_keeps_its_endpoint(script):
     assert has_all_endpoints(script.state)
 
 
-@pytest.mark.xfail(reason="lines beside the first one want a server that is ready now")
 def test_a_restart_of_a_retained_server_does_not_flap_its_line(script):
     play(script, *STABLE, "register 2.0.0", "bless 2.0.0 settle_s=0", "ready 2.0.0", "ack", "wait 0", "ack")
     assert not play(script, "down 1.0.0").route_changed
 
 
-@pytest.mark.xfail(reason="the new epoch of an empty table is not published, so nobody acknowledges it")
 def test_an_empty_route_survives_a_take_over(script):
     play(script, "register 1.0.0", "bless 1.0.0", "ready 1.0.0", "ack", "abort")
     assert script.state.rollout.phase is Phase.ROLLING_BACK
@@ -56,20 +54,17 @@ def test_an_empty_route_survives_a_take_over(script):
     assert script.state.rollout is None
 
 
-@pytest.mark.xfail(reason="there is no version to fall back to, and the route is emptied")
 def test_superseding_the_only_version_leaves_it_in_service(script):
     play(script, "register 1.0.0", "bless 1.0.0", "ready 1.0.0", "ack", "register 1.1.0")
     play(script, "bless 1.1.0 mid_rollout=supersede")
     assert answers(script.state) == {V1}
 
 
-@pytest.mark.xfail(reason="the deadline spares only a first version that has breached")
 def test_a_deadline_never_takes_the_only_version_out_of_service(script):
     play(script, "register 1.0.0", "bless 1.0.0 deadline_s=100", "ready 1.0.0", "ack", "wait 30", "wait 100")
     assert answers(script.state) == {V1}
 
 
-@pytest.mark.xfail(reason="an unchanged route is not acknowledged again")
 def test_a_step_equal_to_the_holdback_share_settles(script):
     play(script, *STABLE, "register 1.1.0", "bless 1.1.0 steps=0.9,1 bake=0 holdback=0.1 settle_s=0", "ready 1.1.0")
     play(script, "ack", "evidence")
@@ -80,14 +75,12 @@ def test_a_step_equal_to_the_holdback_share_settles(script):
     assert script.state.stable == V11
 
 
-@pytest.mark.xfail(reason="resume goes back to AWAITING_APPROVAL without a look at the approval")
 def test_approval_of_a_paused_rollout_has_its_effect_when_it_resumes(script):
     play(script, *STABLE, "register 2.0.0", "bless 2.0.0 approvals=1,0,0", "ready 2.0.0", "ack", "pause")
     play(script, "approve-version 2.0.0", "resume")
     assert script.state.rollout.phase is Phase.SETTLING
 
 
-@pytest.mark.xfail(reason="a version stays in breached although a later rollout promoted it")
 def test_an_old_breach_does_not_cost_a_version_its_line(script):
     play(script, *STABLE, "register 1.1.0", "bless 1.1.0 bake=0", "ready 1.1.0", "ack", "breach errors", "ack")
     play(script, "bless 1.1.0 bake=0 settle_s=0", "ready 1.1.0", "ack", "promote full", "ack", "wait 0", "ack")
@@ -96,7 +89,6 @@ def test_an_old_breach_does_not_cost_a_version_its_line(script):
     assert [line.major for line in script.state.route.lines] == [2, 1]
 
 
-@pytest.mark.xfail(reason="a blessing is compared with stable only, not with the candidate")
 def test_a_lower_version_does_not_supersede_a_higher_candidate(script):
     play(script, *STABLE, "register 1.1.0", "register 2.0.0", "bless 2.0.0", "ready 2.0.0", "ack")
     play(script, "bless 1.1.0 mid_rollout=supersede")
@@ -104,21 +96,18 @@ def test_a_lower_version_does_not_supersede_a_higher_candidate(script):
     assert script.state.rollout.phase is Phase.SETTLING
 
 
-@pytest.mark.xfail(reason="a blessing is not compared with the candidate")
 def test_a_second_blessing_of_the_candidate_does_not_supersede_it(script):
     play(script, *STABLE, "register 1.1.0", "bless 1.1.0", "ready 1.1.0", "ack")
     play(script, "bless 1.1.0 mid_rollout=supersede")
     assert script.state.rollout.phase is Phase.STEPPING
 
 
-@pytest.mark.xfail(reason="superseding empties the queue")
 def test_superseding_keeps_blessings_that_wait_for_their_registration(script):
     play(script, *STABLE, "register 1.1.0", "register 1.2.0", "bless 1.1.0", "bless 2.0.0")
     play(script, "bless 1.2.0 mid_rollout=supersede")
     assert V2 in {waiting.number for waiting in script.state.queue}
 
 
-@pytest.mark.xfail(reason="its own line is the only one, so it is the first one")
 def test_a_first_version_that_waits_for_approval_gets_no_unversioned_requests(script):
     play(script, "register 1.0.0", "bless 1.0.0 first_approval=operator", "ready 1.0.0")
     assert script.state.rollout.phase is Phase.AWAITING_APPROVAL
@@ -130,7 +119,6 @@ def test_a_major_version_that_waits_for_approval_gets_no_unversioned_requests(sc
     assert answers(script.state) == {V1}
 
 
-@pytest.mark.xfail(reason="what was heard of a server is kept after it is no longer wanted")
 def test_a_server_that_is_no_longer_wanted_is_not_taken_for_ready(script):
     """Its host stops it without a word, so going back to it must wait for its new server."""
     play(script, *STABLE, "register 1.1.0", "bless 1.1.0 bake=0 settle_s=0", "ready 1.1.0", "ack", "evidence", "ack")
@@ -138,3 +126,22 @@ def test_a_server_that_is_no_longer_wanted_is_not_taken_for_ready(script):
     assert script.state.wanted_servers() == (V11,)
     play(script, "rollback")
     assert script.state.rollout.phase is Phase.STARTING
+
+
+def test_evidence_does_not_outlive_the_route_it_belongs_to(script):
+    play(script, *STABLE, "register 1.1.0", "bless 1.1.0 steps=0.1,1 bake=10", "ready 1.1.0", "ack", "evidence")
+    moved = replace(script.events[-3], time_s=script.time_s, endpoint="unix:/run/elsewhere")
+    decision = decide(script.state, moved)
+    assert decision.route_changed
+    assert [step.rollout.step_index for step in decision.steps] == [0]
+    later = decide(decision.state, Ticked(time_s=script.time_s + 20.0))
+    assert not later.steps
+
+
+def test_a_command_has_its_effect_once(script):
+    play(script, *STABLE, "register 1.1.0", "bless 1.1.0", "ready 1.1.0", "ack", "pause")
+    command = script.events[-1]
+    play(script, "resume")
+    again = decide(script.state, command)
+    assert again.state == script.state
+    assert not again.steps

@@ -85,20 +85,27 @@ class RolloutMachine(RuleBasedStateMachine):
         self.breached = {}
         self.phases = {}
 
-    @initialize(known=st.sets(NUMBERS), stable=st.sampled_from([None, *[Number(1, 0, 0)] * 3, Number(1, 0, 1)]))
-    def begin(self, known, stable):
-        """Begin with some versions known, and mostly with one in service."""
-        for number in sorted(known | ({stable} - {None})):
+    @initialize(
+        known=st.sets(NUMBERS), in_service=st.sampled_from([True, True, True, False]), canary=st.none() | POLICIES
+    )
+    def begin(self, known, in_service, canary):
+        """Begin with some versions known, mostly with one in service, often with a canary beside it."""
+        first, second = Number(1, 0, 0), Number(1, 0, 1)
+        for number in sorted(known | {first, second}):
             self.registered_as(number)
-        if stable is not None:
-            switch = Strategy(name="blue_green")
-            policy = DeliveryPolicy(
-                revision=1, on_first=switch, on_major=switch, on_minor=switch, on_pipeline=switch, settle_s=0.0
-            )
-            self.blessed_as(stable, policy, "first")
-            self.favour()
-            self.favour()
-            assert self.state.stable == stable
+        if not in_service:
+            return
+        switch = Strategy(name="blue_green")
+        policy = DeliveryPolicy(
+            revision=1, on_first=switch, on_major=switch, on_minor=switch, on_pipeline=switch, settle_s=0.0
+        )
+        self.blessed_as(first, policy, "first")
+        self.favour()
+        self.favour()
+        assert self.state.stable == first
+        if canary is not None:
+            self.blessed_as(second, canary, "second")
+            self.server(second, ready=True)
 
     # What can happen.
 
@@ -131,10 +138,10 @@ class RolloutMachine(RuleBasedStateMachine):
     def approved(self, number):
         self.happen(VersionApproved, number=number)
 
-    @rule(data=st.data(), ready=st.sampled_from([True, True, False]), failed=st.booleans())
-    def server_changed(self, data, ready, failed):
+    @rule(data=st.data(), ready=st.sampled_from([True, True, False]), failed=st.booleans(), place=st.integers(0, 2))
+    def server_changed(self, data, ready, failed, place):
         number = data.draw(st.sampled_from(self.state.wanted_servers() or (Number(1, 0, 0),)))
-        self.server(number, ready=ready, failure="" if ready or not failed else "LOAD_FAILED")
+        self.server(number, ready=ready, failure="" if ready or not failed else "LOAD_FAILED", place=place)
 
     @precondition(lambda self: not self.state.route.acknowledged)
     @rule()
@@ -155,6 +162,22 @@ class RolloutMachine(RuleBasedStateMachine):
     def goes_well(self, times):
         for _ in range(times):
             self.favour(consent=False)
+
+    @precondition(lambda self: self.state.rollout is not None)
+    @rule(stale=st.booleans())
+    def bakes(self, stale):
+        """Let a step have all but evidence of its route."""
+        if not self.state.route.acknowledged:
+            self.acknowledge(*self.table)
+        if self.state.rollout is not None and stale:
+            self.give_evidence(back=1)
+        self.time_s += 10.0
+        self.happen(Ticked)
+
+    @precondition(lambda self: self.state.rollout is not None and self.state.rollout.breached_guard)
+    @rule(verb=st.sampled_from([Verb.RESUME, Verb.PROMOTE]), full=st.booleans())
+    def insist(self, verb, full):
+        self.give(verb, full=full)
 
     @precondition(lambda self: self.state.rollout is not None and self.state.rollout.has_traffic)
     @rule()
@@ -190,10 +213,10 @@ class RolloutMachine(RuleBasedStateMachine):
 
     # How it happens.
 
-    def server(self, number, *, ready, failure=""):
+    def server(self, number, *, ready, failure="", place=0):
         if ready:
             self.ever_ready.add(number)
-        endpoint = f"unix:/run/{number}" if ready else ""
+        endpoint = f"unix:/run/{number}/{place}" if ready else ""
         self.happen(ServerChanged, number=number, endpoint=endpoint, ready=ready, failure=failure)
 
     def acknowledge(self, epoch, revision):
