@@ -86,7 +86,8 @@ def _promote(state: ModelState, rollout: Rollout, event: CommandGiven) -> Decisi
 def _approve(state: ModelState, rollout: Rollout, event: CommandGiven) -> Decision:
     if rollout.phase is not Phase.AWAITING_APPROVAL:
         return ignored(state, "it waits for no approval")
-    return progress.enter_step(state, 0, f"{event.actor} approved it", event.time_s, event.cause)
+    approved = replace(state, rollout=replace(rollout, approval=""))
+    return progress.approve(approved, f"{event.actor} approved it", event.time_s, event.cause)
 
 
 def _start(state: ModelState, event: CommandGiven) -> Decision:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,7 @@ POLL_BUSY_S: Final = 0.1
 POLL_CALM_S: Final = 1.0
 CALL_TIMEOUT_S: Final = 5.0
 RETRY_FAILED_S: Final = 10.0
+RETELL_S: Final = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +72,7 @@ class LiveHost:
         self._tell = tell
         self._told: dict[str, Seen] = {}
         self._retried_s: dict[str, float] = {}
+        self._retold_s = 0.0
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -111,11 +113,21 @@ class LiveHost:
                 await self._start(one)
             else:
                 await self._look(one, server)
+        self._forget_unwanted(wanted.keys())
         for server_id, server in running.items():
             if server_id not in wanted and self._owns(server.spec.model):
                 await self._stop(server_id)
         settled = (pb.SERVER_STATE_READY, pb.SERVER_STATE_FAILED)
         return any(server_id not in running or running[server_id].state not in settled for server_id in wanted)
+
+    def _forget_unwanted(self, wanted: Collection[str]) -> None:
+        """Tell everything anew now and then, and at once what is wanted again: listeners forget unwanted servers."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._retold_s >= RETELL_S:
+            self._retold_s = now_s
+            self._told.clear()
+        for server_id in [server_id for server_id in self._told if server_id not in wanted]:
+            del self._told[server_id]
 
     async def _start(self, one: Wanted) -> None:
         log.info("starting model server", server=one.server_id)

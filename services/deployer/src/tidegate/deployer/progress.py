@@ -154,12 +154,28 @@ def enter_step(state: ModelState, index: int, why: str, time_s: float, cause: st
         resume_phase=None,
         heartbeat_s=time_s,
     )
-    routed = rerouted(replace(state, rollout=stepped))
+    routed = _renewed(rerouted(replace(state, rollout=stepped)), state)
     # The evidence that earned the step is published with it, and then gathered anew.
     shown = replace(routed, rollout=replace(stepped, evidence=rollout.evidence))
     is_new = routed.route is not state.route
     decision = published(shown, f"{why}; now {100 * share:g} %", time_s, cause, route_changed=is_new)
     return replace(decision, state=replace(decision.state, rollout=stepped))
+
+
+def _renewed(routed: ModelState, before: ModelState) -> ModelState:
+    """Return the state with a new revision of its route, also where nothing moved: evidence belongs to one step."""
+    if routed.route is not before.route:
+        return routed
+    route = replace(routed.route, revision=routed.route.revision + 1, acknowledged=False)
+    return replace(routed, route=route)
+
+
+def approve(state: ModelState, why: str, time_s: float, cause: str) -> Decision:
+    """Let an approved candidate begin; if its server is down just now, wait for it."""
+    rollout = _running(state)
+    if state.ready_endpoint(rollout.candidate):
+        return enter_step(state, 0, why, time_s, cause)
+    return published(_in_phase(state, Phase.STARTING), why, time_s, cause, route_changed=False)
 
 
 def pause(state: ModelState, why: str, time_s: float, cause: str) -> Decision:
@@ -184,7 +200,7 @@ def resume(state: ModelState, why: str, time_s: float, cause: str) -> Decision:
     rollout = _running(state)
     back = rollout.resume_phase or rollout.phase
     resumed = replace(state, rollout=replace(rollout, phase=back, resume_phase=None))
-    if back is Phase.STARTING and resumed.ready_endpoint(rollout.candidate):
+    if back in {Phase.STARTING, Phase.AWAITING_APPROVAL} and resumed.ready_endpoint(rollout.candidate):
         return candidate_ready(resumed, time_s, cause)
     return published(resumed, why, time_s, cause, route_changed=False)
 
@@ -224,6 +240,7 @@ def _promoted(state: ModelState, rollout: Rollout) -> ModelState:
         stable=rollout.candidate,
         previous_stable=rollout.stable,
         retained=tuple(sorted(retained)),
+        breached=tuple(number for number in state.breached if number != rollout.candidate),
     )
 
 

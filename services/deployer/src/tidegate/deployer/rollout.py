@@ -45,8 +45,18 @@ HEARTBEAT_LONGEST_S: Final = 30.0
 HOLD_LONGEST_S: Final = 600.0
 
 
-def decide(state: ModelState, event: Event) -> Decision:  # noqa: C901, PLR0911  (one line an event)
+def decide(state: ModelState, event: Event) -> Decision:
     """Return what follows when ``event`` reaches ``state``; the same arguments always give the same."""
+    decision = _decide(state, event)
+    # A server that nobody wants any more is stopped without a word: what was heard of it is no longer true.
+    wanted = decision.state.wanted_servers()
+    heard = tuple(server for server in decision.state.servers if server.number in wanted)
+    if heard == decision.state.servers:
+        return decision
+    return replace(decision, state=replace(decision.state, servers=heard))
+
+
+def _decide(state: ModelState, event: Event) -> Decision:  # noqa: C901, PLR0911  (one line an event)
     match event:
         case VersionRegistered():
             return _version_registered(state, event)
@@ -104,8 +114,9 @@ def _version_blessed(state: ModelState, event: VersionBlessed) -> Decision:
         return Decision(state=marked, reason=refusal)
     if marked.rollout is None:
         return progress.open_rollout(marked, blessed, event.time_s, event.cause)
-    if blessed.policy.mid_rollout == "supersede" and not marked.rollout.ending:
-        waiting = replace(marked, queue=(blessed,))
+    if _supersedes(blessed, marked.rollout):
+        unregistered = tuple(one for one in marked.queue if marked.version(one.number) is None)
+        waiting = replace(marked, queue=(blessed, *unregistered))
         why = f"{blessed.number} takes the place of {marked.rollout.candidate}"
         return progress.end_with(waiting, Phase.SUPERSEDED, why, event.time_s, event.cause)
     if len(marked.queue) >= QUEUE_MAX:
@@ -123,10 +134,19 @@ def _blessed_early(state: ModelState, blessed: Blessed) -> Decision:
     return Decision(state=waiting, reason=f"{blessed.number} waits for its registration")
 
 
+def _supersedes(blessed: Blessed, rollout: Rollout) -> bool:
+    """Say whether a newer blessing ends the running rollout; the only version in service is never taken out of it."""
+    if blessed.policy.mid_rollout != "supersede" or rollout.ending is not None or blessed.number < rollout.candidate:
+        return False
+    return rollout.stable is not None or not rollout.has_traffic
+
+
 def _refusal(state: ModelState, blessed: Blessed) -> str:
     """Return why a blessed version starts no rollout by itself, or ""."""
     if blessed.rollout_id in state.rollout_ids or any(one.rollout_id == blessed.rollout_id for one in state.queue):
         return f"{blessed.rollout_id} was opened already"
+    if state.rollout is not None and blessed.number == state.rollout.candidate:
+        return f"{blessed.number} is on its way already"
     if blessed.policy.mode == "observe":
         return f"the policy says observe: {blessed.number} is not delivered"
     if state.stable is not None and blessed.number <= state.stable:
@@ -146,7 +166,7 @@ def _version_approved(state: ModelState, event: VersionApproved) -> Decision:
     rollout = approved.rollout
     if rollout is None or rollout.candidate != event.number or rollout.phase is not Phase.AWAITING_APPROVAL:
         return Decision(state=approved, reason=f"{event.number} is approved")
-    return progress.enter_step(approved, 0, f"{event.number} is approved", event.time_s, event.cause)
+    return progress.approve(approved, f"{event.number} is approved", event.time_s, event.cause)
 
 
 def _server_changed(state: ModelState, event: ServerChanged) -> Decision:
@@ -235,7 +255,7 @@ def _heartbeat_seen(state: ModelState, event: HeartbeatSeen) -> Decision:
 
 
 def _taken_over(state: ModelState, event: TakenOver) -> Decision:
-    if not state.route.lines:
+    if not state.route.lines and state.route.acknowledged:
         route = replace(state.route, epoch=state.route.epoch + 1, revision=0)
         return Decision(state=replace(state, route=route), reason="a new epoch begins")
     route = replace(state.route, epoch=state.route.epoch + 1, revision=1, acknowledged=False)
@@ -263,7 +283,8 @@ def _past_deadline(state: ModelState, event: Ticked) -> Decision | None:
     settled = {Phase.SETTLING, Phase.ROLLING_BACK}
     if rollout is None or rollout.phase in settled or event.time_s - rollout.began_s < rollout.policy.deadline_s:
         return None
-    if rollout.breached_guard and rollout.stable is None:
+    if rollout.has_traffic and rollout.stable is None:
+        # The only version stays in service: there is nothing to go back to.
         return None
     why = f"the rollout is past its deadline of {rollout.policy.deadline_s:g} s"
     ending = Phase.ROLLED_BACK if rollout.has_traffic else Phase.ABORTED

@@ -23,18 +23,23 @@ def lines_for(state: ModelState) -> tuple[Line, ...]:
     lines = [main] if main is not None else []
     others = {number.major: number for number in state.retained}
     rollout = state.rollout
-    if rollout is not None:
-        if rollout.stable is not None:
-            others.setdefault(rollout.stable.major, rollout.stable)
-        if state.ready_endpoint(rollout.candidate) and rollout.phase is not Phase.ROLLING_BACK:
+    # A first version that waits has no line yet: its own would be the one of unversioned requests.
+    if rollout is not None and rollout.stable is not None:
+        others.setdefault(rollout.stable.major, rollout.stable)
+        if rollout.phase is not Phase.ROLLING_BACK:
             others[rollout.candidate.major] = rollout.candidate
     taken = {line.major for line in lines}
     lines.extend(
         Line(major=major, arms=(_whole(others[major]),))
         for major in sorted(others)
-        if major not in taken and others[major] not in state.breached and state.ready_endpoint(others[major])
+        if major not in taken and others[major] not in state.breached and _is_answering(state, others[major])
     )
     return tuple(lines)
+
+
+def _is_answering(state: ModelState, number: Number) -> bool:
+    """Say whether ``number`` is ready, or in the route already: a restart of its server does not end its line."""
+    return bool(state.ready_endpoint(number)) or bool(dict(state.route.endpoints).get(number))
 
 
 def _whole(number: Number) -> Arm:
