@@ -200,8 +200,6 @@ class RolloutMachine(RuleBasedStateMachine):
     def command(self, verb, number, full, again):
         self.give(verb, number=number, full=full, again=again)
 
-    # An empty table that no proxy has yet: test_deployer_hard_cases.py.
-    @precondition(lambda self: self.state.route.lines or self.state.route.acknowledged)
     @rule()
     def taken_over(self):
         self.happen(TakenOver)
@@ -304,8 +302,7 @@ class RolloutMachine(RuleBasedStateMachine):
                 assert known is not None
                 assert known.blessed, f"{arm.number} has traffic, but no blessing"
                 assert arm.number in self.ever_ready, f"{arm.number} has traffic, but was never ready"
-                # Of versions whose server is down: test_deployer_hard_cases.py.
-                assert endpoints[arm.number] or not state.ready_endpoint(arm.number), f"{arm.number} has no endpoint"
+                assert endpoints[arm.number], f"{arm.number} has traffic, but no endpoint"
         assert {*state.route.versions(), *state.route.draining} <= {*state.wanted_servers()}
         if state.rollout is None and state.stable is not None:
             assert state.route.lines[0].arms[0].number == state.stable
