@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from tidegate.registry.store import Store
 from tidegate.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 
 SERVICE_NAME: Final = "tidegate.v1.RegistryService"
+STOP_WITHIN_S: Final = 6.0
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +57,8 @@ async def serve(settings: RegistrySettings, kafka: KafkaSettings, s3: ObjectStor
     add_RegistryServiceServicer_to_server(RegistryServicer(store, registrar), server.server)
     asked = asyncio.create_task(wait_for_signal())
     try:
-        await _until_asked(asked, [_work(settings, kafka, objects, server, _Parts(store=store, registrar=registrar))])
+        parts = _Parts(store=store, registrar=registrar)
+        await _until_asked(asked, asyncio.create_task(_work(settings, kafka, objects, server, parts)))
     finally:
         asked.cancel()
         await server.stop()
@@ -104,17 +107,17 @@ def _ready_when_consuming(app: Any, server: GrpcServer) -> None:
     app.on_partitions_assigned.connect(assigned, weak=False)
 
 
-async def _until_asked(asked: asyncio.Task[str], parts: list[Awaitable[None]]) -> None:
-    tasks = [asyncio.ensure_future(part) for part in parts]
-    try:
-        await asyncio.wait({asked, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            if task.done():
-                task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def _until_asked(asked: asyncio.Task[str], work: asyncio.Task[None]) -> None:
+    await asyncio.wait({asked, work}, return_when=asyncio.FIRST_COMPLETED)
+    if work.done():
+        return work.result()
+    work.cancel()
+    done, _ = await asyncio.wait({work}, timeout=STOP_WITHIN_S)
+    if not done:
+        # Leaving a consumer group can hang while it rebalances. Nothing is lost: what is not committed comes again.
+        log.warning("the consumer does not stop, the process ends", waited_s=STOP_WITHIN_S)
+        os._exit(0)
+    return None
 
 
 async def _first_of(parts: list[Awaitable[None]]) -> None:
