@@ -145,3 +145,22 @@ def test_a_command_has_its_effect_once(script):
     again = decide(script.state, command)
     assert again.state == script.state
     assert not again.steps
+
+
+def test_nobody_can_start_a_version_around_the_approval_that_it_wants(script):
+    play(script, *STABLE, "register 2.0.0", "bless 2.0.0 approvals=1,0,0 mode=observe")
+    play(script, "rollback 2.0.0", "ready 2.0.0", "ack")
+    assert answers(script.state) == {V1}
+    play(script, "approve-version 2.0.0", "rollback 2.0.0")
+    assert script.state.rollout.candidate == V2
+
+
+def test_a_retained_line_stays_with_its_version_until_the_next_one_is_approved(script):
+    v21 = Number(2, 1, 0)
+    play(script, *STABLE, "register 2.0.0", "bless 2.0.0 settle_s=0", "ready 2.0.0", "ack", "wait 0", "ack")
+    play(script, "rollback 1.0.0", "ready 1.0.0", "ack", "wait 0", "ack")
+    assert script.state.stable == V1
+    play(script, "register 2.1.0", "bless 2.1.0 approvals=1,0,0", "ready 2.1.0")
+    second = {arm.number for line in script.state.route.lines if line.major == 2 for arm in line.arms}
+    assert second == {V2}
+    assert v21 not in script.state.route.versions()

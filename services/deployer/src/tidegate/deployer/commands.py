@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import assert_never
 
@@ -86,7 +87,9 @@ def _promote(state: ModelState, rollout: Rollout, event: CommandGiven) -> Decisi
 def _approve(state: ModelState, rollout: Rollout, event: CommandGiven) -> Decision:
     if rollout.phase is not Phase.AWAITING_APPROVAL:
         return ignored(state, "it waits for no approval")
-    approved = replace(state, rollout=replace(rollout, approval=""))
+    known = state.version(rollout.candidate)
+    consented = state if known is None else state.with_version(replace(known, approved=True))
+    approved = replace(consented, rollout=replace(rollout, approval=""))
     return progress.approve(approved, f"{event.actor} approved it", event.time_s, event.cause)
 
 
@@ -115,13 +118,15 @@ def _switch_to(state: ModelState, target: Number | None, event: CommandGiven, wh
     known = state.version(target)
     if known is None or not known.blessed:
         return ignored(state, f"{target} is not blessed")
+    if known.approval and not known.approved:
+        return ignored(state, f"{target} waits for the approval of: {known.approval}")
     if target == state.stable:
         return ignored(state, f"{target} is stable already")
     blessed = Blessed(
         number=target,
         policy=_switch_policy(),
         cause_id=event.request_id,
-        rollout_id=f"{state.model}-{target}-{event.request_id}",
+        rollout_id=f"{state.model}-{target}-{hashlib.sha256(event.request_id.encode()).hexdigest()[:8]}",
         correlation_id=event.request_id,
     )
     return progress.open_switch(state, blessed, event.time_s, f"{what}: {event.cause}")

@@ -33,13 +33,12 @@ from tidegate.deployer.state import (
     QUEUE_MAX,
     Blessed,
     Decision,
-    KnownVersion,
     ModelState,
     Phase,
     Rollout,
     ServerStatus,
 )
-from tidegate.deployer.strategies import canary
+from tidegate.deployer.strategies import canary, strategy_for
 
 HEARTBEAT_LONGEST_S: Final = 30.0
 HOLD_LONGEST_S: Final = 600.0
@@ -108,7 +107,8 @@ def _version_blessed(state: ModelState, event: VersionBlessed) -> Decision:
     known = state.version(blessed.number)
     if known is None:
         return _blessed_early(state, blessed)
-    marked = _with_version(state, replace(known, blessed=True))
+    wanted = strategy_for(blessed.number, state.stable, blessed.policy)
+    marked = state.with_version(replace(known, blessed=True, approval=wanted.approval))
     refusal = _refusal(marked, blessed)
     if refusal:
         return Decision(state=marked, reason=refusal)
@@ -154,15 +154,11 @@ def _refusal(state: ModelState, blessed: Blessed) -> str:
     return ""
 
 
-def _with_version(state: ModelState, version: KnownVersion) -> ModelState:
-    return replace(state, versions=tuple(version if one.number == version.number else one for one in state.versions))
-
-
 def _version_approved(state: ModelState, event: VersionApproved) -> Decision:
     known = state.version(event.number)
     if known is None:
         return ignored(state, f"{event.number} was never registered")
-    approved = _with_version(state, replace(known, approved=True))
+    approved = state.with_version(replace(known, approved=True))
     rollout = approved.rollout
     if rollout is None or rollout.candidate != event.number or rollout.phase is not Phase.AWAITING_APPROVAL:
         return Decision(state=approved, reason=f"{event.number} is approved")

@@ -27,7 +27,7 @@ def lines_for(state: ModelState) -> tuple[Line, ...]:
     if rollout is not None and rollout.stable is not None:
         others.setdefault(rollout.stable.major, rollout.stable)
         if rollout.phase is not Phase.ROLLING_BACK:
-            others[rollout.candidate.major] = rollout.candidate
+            others.setdefault(rollout.candidate.major, rollout.candidate)
     taken = {line.major for line in lines}
     lines.extend(
         Line(major=major, arms=(_whole(others[major]),))

@@ -136,7 +136,10 @@ class RolloutServicer(RolloutServiceServicer):
 
 
 def _previous_stable(rollouts: list[api.Rollout]) -> Version:
-    """Return what served before the newest version that took all traffic."""
+    """Return what a running rollout would fall back to, else what served before the newest version that took all."""
+    newest = rollouts[0]
+    if not newest.ended and newest.last_step.HasField("stable"):
+        return newest.last_step.stable
     taken = (pb.PHASE_SETTLING, pb.PHASE_PROMOTED)
     for rollout in rollouts:
         if rollout.last_step.phase in taken and rollout.last_step.HasField("stable"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -81,7 +81,10 @@ class DeliveryPolicy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownVersion:
-    """A registered version: what a server needs to serve it, and whether it is blessed."""
+    """A registered version: what a server needs to serve it, and whether it is blessed.
+
+    ``approval`` is the role whose consent its policy wanted when it was blessed; empty = none.
+    """
 
     number: Number
     uri: str
@@ -90,6 +93,7 @@ class KnownVersion:
     format: str
     blessed: bool = False
     approved: bool = False
+    approval: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,6 +223,11 @@ class ModelState:
     def version(self, number: Number) -> KnownVersion | None:
         """Return a known version, or None."""
         return next((version for version in self.versions if version.number == number), None)
+
+    def with_version(self, version: KnownVersion) -> ModelState:
+        """Return the state with ``version`` in place of what was known of its number."""
+        versions = tuple(version if one.number == version.number else one for one in self.versions)
+        return replace(self, versions=versions)
 
     def ready_endpoint(self, number: Number) -> str:
         """Return where ``number`` answers, or "" if it is not ready."""
