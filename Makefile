@@ -90,11 +90,13 @@ $(UV):
 	.tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 .venv/.synced: $(UV) uv.lock pyproject.toml $(wildcard packages/*/pyproject.toml services/*/pyproject.toml)
-	$(UV) sync --frozen --quiet --python $(PYTHON)
+	@echo "setting up .venv: the first time, packages are downloaded (sizes below)"
+	$(UV) sync --frozen --python $(PYTHON)
 	@touch $@
 
 $(RUNTIME)/.venv/.synced: $(UV) $(RUNTIME)/uv.lock $(RUNTIME)/pyproject.toml
-	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --quiet --python $(PYTHON) --project $(RUNTIME)
+	@echo "setting up the model server's environment, $(RUNTIME)/.venv (ONNX Runtime and the KServe SDK)"
+	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --python $(PYTHON) --project $(RUNTIME)
 	@touch $@
 
 clean: ## Remove the environments and the data of the embedded stack (stop it first).
