@@ -81,6 +81,15 @@ IDENTITY = graph([helper.make_node("Identity", ["x"], ["y"])])
 NEGATION = graph([helper.make_node("Neg", ["x"], ["y"])])
 LOGARITHM = graph([helper.make_node("Log", ["x"], ["y"])])
 TWO_COLUMNS = graph([helper.make_node("Concat", ["x", "x"], ["y"], axis=1)], output_shape=("n", 2))
+IS_NAN = graph(
+    [helper.make_node("IsNaN", ["x"], ["missing"]), helper.make_node("Cast", ["missing"], ["y"], to=FLOAT)],
+)
+# Repeats its input until the answer is some 800,000 numbers long.
+TALKATIVE = graph(
+    [helper.make_node("Tile", ["x", "times"], ["y"])],
+    output_shape=("n", "m"),
+    constants=(helper.make_tensor("times", INT64, [2], [1, 800_000]),),
+)
 # Begins as an ONNX file does (ir_version), and goes on with a graph that is none.
 GARBAGE = b"\x08\x08\x3a\x04\xde\xad\xbe\xef"
 
@@ -284,6 +293,7 @@ async def rig(
         "TIDEGATE_VALIDATOR_MODELHOST": f"127.0.0.1:{host_port}",
         "TIDEGATE_VALIDATOR_DATA_DIR": str(tmp_path / "validator"),
         "TIDEGATE_VALIDATOR_REQUEST_TIMEOUT_S": str(REQUEST_TIMEOUT_S),
+        "TIDEGATE_VALIDATOR_ANSWER_BYTES_MAX": str(1 << 20),
     }
     async with (
         EventProducer(bus_settings, client_id="test") as producer,
@@ -368,6 +378,20 @@ async def test_each_way_to_be_bad_is_refused_with_its_code(rig: Rig) -> None:
     found = {model: {one.code for one in failure(decided[cause.id]).reasons} for model, cause in causes.items()}
     assert found == {model: {code} for model, (_, _, code) in cases.items()}
     assert failure(decided[causes["bad-graph"].id]).log_tail
+    await rig.is_empty()
+
+
+async def test_missing_values_reach_the_model_as_nan(rig: Rig) -> None:
+    # IsNaN(x): the answer is 1 only where the row's value was missing; JSON could not carry it.
+    cause = await rig.register("missing", IS_NAN, sample_requests_uri=parquet(x=[0.5, None], expected_y=[0.0, 1.0]))
+    assert isinstance((await rig.decisions(cause))[cause.id][-1].message, pb.ModelBlessed)
+    await rig.is_empty()
+
+
+async def test_an_answer_beyond_the_limit_is_refused_and_not_read_to_its_end(rig: Rig) -> None:
+    cause = await rig.register("talks", TALKATIVE, sample_requests_uri=SAMPLES)
+    failed = failure((await rig.decisions(cause))[cause.id])
+    assert [one.code for one in failed.reasons] == ["ANSWER_TOO_LARGE"]
     await rig.is_empty()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 
 import numpy as np
@@ -20,7 +19,6 @@ from tidegate.validator.queries import (
     golden_of,
     outputs_of,
     read_table,
-    request_for,
     score_output,
     scores_of,
 )
@@ -38,34 +36,6 @@ TABLE = pa.table({"x": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], "carrier": ["AA", "
 
 def answer(name="p", datatype="FP32", shape=(1, 2), data=(0.25, 0.75)):
     return {"outputs": [{"name": name, "datatype": datatype, "shape": list(shape), "data": list(data)}]}
-
-
-def test_a_request_has_the_signatures_tensors_for_the_rows_asked() -> None:
-    body = request_for(SIGNATURE, TABLE, 1, 2)
-    assert body == json.loads(json.dumps(body))
-    assert body["inputs"] == [
-        {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [3.0, 4.0, 5.0, 6.0]},
-        {"name": "carrier", "datatype": "BYTES", "shape": [2], "data": ["B6", "UA"]},
-        {"name": "age", "datatype": "INT64", "shape": [2, 1], "data": [2, 3]},
-    ]
-
-
-def test_the_last_batch_is_as_long_as_what_is_left() -> None:
-    assert request_for(SIGNATURE, TABLE, 2, 500)["inputs"][1]["shape"] == [1]
-
-
-def test_an_optional_tensor_may_be_missing_and_another_may_not() -> None:
-    names = [one["name"] for one in request_for(SIGNATURE, TABLE.drop_columns(["age"]), 0, 1)["inputs"]]
-    assert names == ["x", "carrier"]
-    with pytest.raises(InvalidInput, match="'carrier' is missing") as caught:
-        request_for(SIGNATURE, TABLE.drop_columns(["carrier"]), 0, 1)
-    assert (caught.value.code, caught.value.field) == ("COLUMN_MISSING", "carrier")
-
-
-def test_a_row_of_another_width_is_named() -> None:
-    with pytest.raises(InvalidInput, match="expected 2 a row") as caught:
-        request_for(SIGNATURE, TABLE.set_column(0, "x", [[[1.0], [2.0], [3.0]]]), 0, 3)
-    assert caught.value.code == "COLUMN_MISSHAPEN"
 
 
 def test_a_file_that_is_no_parquet_is_refused() -> None:

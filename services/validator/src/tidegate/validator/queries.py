@@ -1,6 +1,6 @@
-"""From Parquet rows to Open Inference Protocol requests, and from answers to arrays: pure.
+"""From Parquet files to tables, and from Open Inference Protocol answers to arrays: pure.
 
-A tensor of the signature is the column of its name. Which output is the score: the first one of a floating datatype; of
+Which output is the score: the first one of a floating datatype; of
 shape [n, 2] its second column (the positive class), else the value itself.
 """
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tidegate.core.errors import InvalidInput
-from tidegate.v1.values_pb2 import Signature, Tensor
+from tidegate.v1.values_pb2 import Signature
 from tidegate.validator.verdict import GoldenSeen, OutputSeen
 
 EXPECTED_PREFIX: Final = "expected_"
@@ -38,41 +38,6 @@ def read_table(data: bytes, what: str) -> pa.Table:
         return pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"the {what} is not Parquet: {error}", code="FILE_UNREADABLE") from None
-
-
-def request_for(signature: Signature, table: pa.Table, start: int, count: int) -> dict[str, Any]:
-    """Return the JSON body that asks for rows ``start`` to ``start + count`` of ``table``.
-
-    Raises:
-        InvalidInput: The table lacks a column of the signature (code COLUMN_MISSING).
-
-    """
-    rows = table.slice(start, count)
-    return {"inputs": [_input(tensor, rows) for tensor in signature.inputs if _is_asked(tensor, rows)]}
-
-
-def _is_asked(tensor: Tensor, rows: pa.Table) -> bool:
-    return not tensor.optional or tensor.name in rows.column_names
-
-
-def _input(tensor: Tensor, rows: pa.Table) -> dict[str, Any]:
-    if tensor.name not in rows.column_names:
-        raise InvalidInput(
-            f"column {tensor.name!r} is missing, the file has {rows.column_names}",
-            code="COLUMN_MISSING",
-            field=tensor.name,
-        )
-    values = rows[tensor.name].to_pylist()
-    width = int(np.prod([length for length in tensor.shape[1:] if length > 0], dtype=np.int64))
-    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    if len(flat) != rows.num_rows * width:
-        raise InvalidInput(
-            f"column {tensor.name!r} holds {len(flat)} values in {rows.num_rows} rows, expected {width} a row",
-            code="COLUMN_MISSHAPEN",
-            field=tensor.name,
-        )
-    tail = [max(length, 1) for length in tensor.shape[1:]]
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": [rows.num_rows, *tail], "data": flat}
 
 
 def outputs_of(body: Any) -> tuple[OutputSeen, ...]:

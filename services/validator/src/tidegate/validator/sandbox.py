@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ import structlog
 from tidegate.core.errors import Unavailable
 from tidegate.v1 import modelhost_service_pb2 as pb
 from tidegate.v1.modelhost_service_pb2_grpc import ModelHostServiceStub
+from tidegate.validator.inference import InferenceRequest
 from tidegate.validator.queries import outputs_of
 from tidegate.validator.verdict import Answer
 
@@ -25,6 +27,7 @@ LOG_LINES: Final = 60
 START_MARGIN_S: Final = 30.0
 NOT_FINITE_MARK: Final = "OUTPUT_NOT_FINITE"
 FAILURE_TEXT_MAX: Final = 500
+CHUNK_BYTES: Final = 1 << 16
 
 log = structlog.get_logger(__name__)
 
@@ -109,16 +112,21 @@ def _away(error: grpc.aio.AioRpcError) -> Unavailable:
     return Unavailable(f"the model host is away: {error.code().name}: {error.details()}", code="MODEL_HOST_UNAVAILABLE")
 
 
+class AnswerTooLargeError(Exception):
+    """A server answers with more than anybody asked for."""
+
+
 class ServerClient:
     """Asks one server by the Open Inference Protocol v2 (REST) over its socket or port; use as ``async with``."""
 
-    def __init__(self, endpoint: str, model: str, timeout_s: float) -> None:
+    def __init__(self, endpoint: str, model: str, *, timeout_s: float, answer_bytes_max: int) -> None:
         is_socket = endpoint.startswith("unix:")
         transport = httpx.AsyncHTTPTransport(uds=endpoint.removeprefix("unix:")) if is_socket else None
         base = "http://sandbox" if is_socket else f"http://{endpoint}"
         self._client = httpx.AsyncClient(transport=transport, base_url=base, timeout=timeout_s, trust_env=False)
         self._path = f"/v2/models/{model}/infer"
         self._timeout_s = timeout_s
+        self._answer_bytes_max = answer_bytes_max
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,29 +134,51 @@ class ServerClient:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def ask(self, request: dict[str, Any]) -> tuple[Answer, dict[str, Any]]:
+    async def ask(self, request: InferenceRequest) -> tuple[Answer, dict[str, Any]]:
         """Return what a request brought, and the body of the answer ({} if it failed)."""
         begin = time.perf_counter()
         try:
             # httpx bounds each read; a server that trickles must not escape the bound.
-            response = await asyncio.wait_for(self._client.post(self._path, json=request), self._timeout_s)
+            status, content = await asyncio.wait_for(self._post(request), self._timeout_s)
             latency_ms = (time.perf_counter() - begin) * 1000
-            if response.status_code != httpx.codes.OK:
-                return _refused(response), {}
-            body = response.json()
+            if status != httpx.codes.OK:
+                return _refused(status, content), {}
+            body = json.loads(content)
             outputs = outputs_of(body)
         except (TimeoutError, httpx.TimeoutException):
             return Answer(failure=f"no answer within {self._timeout_s:g} s", failure_code="QUERY_TIMEOUT"), {}
         except httpx.HTTPError as error:
             return Answer(failure=f"{type(error).__name__}: {error}"[:FAILURE_TEXT_MAX]), {}
-        except ValueError as error:
+        except AnswerTooLargeError as error:
+            return Answer(failure=str(error), failure_code="ANSWER_TOO_LARGE"), {}
+        except (ValueError, RecursionError) as error:
             # A hostile model may answer anything: that is a verdict about it, never our end.
             text = f"the answer is no inference answer: {error}"
             return Answer(failure=text[:FAILURE_TEXT_MAX], failure_code="ANSWER_MALFORMED"), {}
         return Answer(outputs=outputs, latency_ms=latency_ms), body
 
+    async def _post(self, request: InferenceRequest) -> tuple[int, bytes]:
+        """Return status and content; a compressed answer counts by its size when unpacked.
 
-def _refused(response: httpx.Response) -> Answer:
-    text = response.text[:FAILURE_TEXT_MAX]
+        Raises:
+            AnswerTooLargeError: There is more of it than the limit; the rest is not read.
+
+        """
+        # Asking for no compression does not stop a hostile server, but no honest one need bother.
+        headers = {**request.headers, "Accept-Encoding": "identity"}
+        content = bytearray()
+        async with self._client.stream("POST", self._path, content=request.body, headers=headers) as response:
+            async for chunk in response.aiter_bytes(CHUNK_BYTES):
+                content += chunk
+                if len(content) > self._answer_bytes_max:
+                    raise AnswerTooLargeError(
+                        f"the answer is larger than {self._answer_bytes_max} bytes, expected at most that "
+                        "(TIDEGATE_VALIDATOR_ANSWER_BYTES_MAX)"
+                    )
+        return response.status_code, bytes(content)
+
+
+def _refused(status: int, content: bytes) -> Answer:
+    text = content[:FAILURE_TEXT_MAX].decode(errors="replace")
     code = "ANSWER_NOT_FINITE" if NOT_FINITE_MARK in text else "QUERY_FAILED"
-    return Answer(failure=f"HTTP {response.status_code}: {text}", failure_code=code)
+    return Answer(failure=f"HTTP {status}: {text}", failure_code=code)

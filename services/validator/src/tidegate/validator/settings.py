@@ -22,4 +22,5 @@ class ValidatorSettings(ServiceSettings):
     evaluation_rows_max: int = Field(50_000, description="Evaluation rows that metrics are computed from.")
     batch_rows: int = Field(500, description="Evaluation rows in one request.")
     request_timeout_s: float = Field(10.0, description="Longest answer, in seconds.")
+    answer_bytes_max: int = Field(64 * MIB, description="Largest answer of a server, in bytes.")
     deadline_s: float = Field(300.0, description="Longest validation of one version, in seconds.")

@@ -20,13 +20,13 @@ from tidegate.v1 import modelhost_service_pb2 as host
 from tidegate.v1.events_pb2 import ModelRegistered
 from tidegate.v1.policy_pb2 import RuntimePolicy
 from tidegate.validator.formats import HEAD_BYTES, sniff
+from tidegate.validator.inference import request_for
 from tidegate.validator.metrics import HIGHER_IS_BETTER, METRICS
 from tidegate.validator.queries import (
     LABEL,
     array_of,
     golden_of,
     read_table,
-    request_for,
     score_output,
     scores_of,
 )
@@ -160,7 +160,12 @@ class Trial:
             if server.state != host.SERVER_STATE_READY:
                 tail = await self._sandbox.log_tail(spec.server_id)
                 return _not_ready(runtime, server), server, tail, {}
-            async with ServerClient(server.endpoint, registered.model, self._settings.request_timeout_s) as client:
+            async with ServerClient(
+                server.endpoint,
+                registered.model,
+                timeout_s=self._settings.request_timeout_s,
+                answer_bytes_max=self._settings.answer_bytes_max,
+            ) as client:
                 seen = await self._query(client, registered, tables.samples)
                 failed = any(answer.failure for answer in seen.answers)
                 values = {} if failed else await self._measure(client, registered, tables.evaluation)
