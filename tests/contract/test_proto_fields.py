@@ -86,7 +86,7 @@ def test_phases_are_the_contracts():
         (
             rollout_service_pb2,
             "RolloutService",
-            "GetRollout ListRollouts WatchRollouts AbortRollout PromoteRollout RollbackModel",
+            "GetRollout ListRollouts WatchRollouts PauseRollout ResumeRollout ApproveRollout AbortRollout PromoteRollout RollbackModel",
         ),
     ],
 )

@@ -45,11 +45,18 @@ def test_the_story(world, flights):
     with world.live_traffic() as traffic:
         # When a significantly better version is trained
         assert world.publishes(train_gradient_boosting(flights)) == "1.1.0"
+        # And somebody pauses it at its first step, looks, and resumes it
+        paused = world.client.pause_rollout(world.reaches("1.1.0", pb.PHASE_STEPPING).rollout_id, reason="lunch")
+        held = world.reaches("1.1.0", pb.PHASE_PAUSED)
+        world.client.resume_rollout(paused.rollout_id)
         # Then it earns its traffic step by step, and becomes stable
         world.reaches("1.1.0", pb.PHASE_PROMOTED)
         shares = world.shares("1.1.0")
         assert shares == sorted(shares)
         assert {200_000, 500_000, 1_000_000} <= set(shares)
+        (resumed,) = [step for step in world.steps("1.1.0") if step.sequence == held.sequence + 1]
+        assert resumed.arms == held.arms
+        assert "resumed" in resumed.reason
         assert world.stable() == "1.1.0"
         world.no_request_failed()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import TracebackType
@@ -13,22 +12,20 @@ from typing import Any, Final, Self
 import grpc
 
 from tidegate.client.events import EventReader, publish_event
-from tidegate.client.rpc import call, stream
+from tidegate.client.rollouts import RolloutCalls, version_of
+from tidegate.client.rpc import call
 from tidegate.client.settings import ClientSettings, load_settings
 from tidegate.client.training import Receipt, TrainingRun, check_training, completed_metrics, new_request_id
 from tidegate.contracts.codec import Event
-from tidegate.contracts.names import parse_reference, parse_version
+from tidegate.contracts.names import parse_reference
 from tidegate.contracts.topics import REGISTRY
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import InvalidInput, Unavailable
 from tidegate.core.object_store import ObjectStore, digest_of_file
 from tidegate.v1 import registry_service_pb2 as registry_api
-from tidegate.v1 import rollout_service_pb2 as rollout_api
 from tidegate.v1.events_pb2 import TrainingCompleted
 from tidegate.v1.policy_pb2 import Policy
 from tidegate.v1.registry_service_pb2_grpc import RegistryServiceStub
-from tidegate.v1.rollout_events_pb2 import RolloutCommand
-from tidegate.v1.rollout_service_pb2_grpc import RolloutServiceStub
 from tidegate.v1.values_pb2 import Artifact
 
 SOURCE: Final = "tidegate/client"
@@ -39,7 +36,7 @@ REGISTRATION_TYPES: Final = ("ModelRegistered", "RegistrationRejected", "Registr
 CLOCK_TOLERANCE: Final = timedelta(minutes=1)
 
 
-class TidegateClient:
+class TidegateClient(RolloutCalls):
     """Everything that a producer, an application or a person asks of Tidegate; blocking; use as ``with``.
 
     Every method raises Unavailable when the part that it needs does not answer, NotFound when what was asked for does
@@ -53,9 +50,8 @@ class TidegateClient:
             for address in (self.settings.registry_address, self.settings.deployer_address)
         }
         registry: Any = RegistryServiceStub(self._channels[self.settings.registry_address])
-        rollouts: Any = RolloutServiceStub(self._channels[self.settings.deployer_address])
         self._registry = registry
-        self._rollouts = rollouts
+        super().__init__(self._channels[self.settings.deployer_address], self.settings.deployer_address)
 
     def __enter__(self) -> Self:
         return self
@@ -209,70 +205,12 @@ class TidegateClient:
         request = registry_api.SetAliasRequest(
             parent=f"models/{model}",
             alias=alias,
-            version=_version(version),
+            version=version_of(version),
             etag=etags.get(alias, ""),
             request_id=request_id or new_request_id(),
         )
         moved: registry_api.ModelAlias = self._ask_registry(self._registry.SetAlias, request).alias
         return moved
-
-    # -- rollouts ------------------------------------------------------------------------------------------------
-
-    def _ask_deployer(self, method: Any, request: Any) -> Any:
-        return call(method, request, address=self.settings.deployer_address)
-
-    def get_rollout(self, rollout_id: str) -> rollout_api.Rollout:
-        """Return one rollout as it stands."""
-        request = rollout_api.GetRolloutRequest(rollout_id=rollout_id)
-        rollout: rollout_api.Rollout = self._ask_deployer(self._rollouts.GetRollout, request).rollout
-        return rollout
-
-    def list_rollouts(self, model: str = "") -> list[rollout_api.Rollout]:
-        """Return the newest rollouts, of ``model`` or of all models (the first page)."""
-        request = rollout_api.ListRolloutsRequest(model=model, page_size=PAGE_SIZE)
-        return list(self._ask_deployer(self._rollouts.ListRollouts, request).rollouts)
-
-    def watch_rollouts(self, model: str = "", *, timeout_s: float | None = None) -> Iterator[rollout_api.Rollout]:
-        """Yield rollouts after each step from now on, for ever or for ``timeout_s``."""
-        request = rollout_api.WatchRolloutsRequest(model=model)
-        responses = stream(
-            self._rollouts.WatchRollouts, request, address=self.settings.deployer_address, deadline_s=timeout_s
-        )
-        return (response.rollout for response in responses)
-
-    def abort_rollout(self, rollout_id: str, *, reason: str = "", request_id: str = "") -> rollout_api.Rollout:
-        """End a rollout; traffic goes back to stable. The effect follows the answer."""
-        request = rollout_api.AbortRolloutRequest(
-            rollout_id=rollout_id, request_id=request_id or new_request_id(), reason=reason
-        )
-        rollout: rollout_api.Rollout = self._ask_deployer(self._rollouts.AbortRollout, request).rollout
-        return rollout
-
-    def promote_rollout(
-        self, rollout_id: str, *, full: bool, reason: str = "", request_id: str = ""
-    ) -> rollout_api.Rollout:
-        """Go to the next step, or (``full``) to 100 %, without waiting for evidence. The effect follows the answer."""
-        request = rollout_api.PromoteRolloutRequest(
-            rollout_id=rollout_id,
-            mode=RolloutCommand.MODE_FULL if full else RolloutCommand.MODE_NEXT,
-            request_id=request_id or new_request_id(),
-            reason=reason,
-        )
-        rollout: rollout_api.Rollout = self._ask_deployer(self._rollouts.PromoteRollout, request).rollout
-        return rollout
-
-    def rollback_model(
-        self, model: str, *, to: str = "", reason: str = "", request_id: str = ""
-    ) -> rollout_api.RollbackModelResponse:
-        """Move ``model`` back to version ``to``, or to its previous stable version. The effect follows the answer."""
-        request = rollout_api.RollbackModelRequest(
-            model=model,
-            version=_version(to) if to else None,
-            request_id=request_id or new_request_id(),
-            reason=reason,
-        )
-        response: rollout_api.RollbackModelResponse = self._ask_deployer(self._rollouts.RollbackModel, request)
-        return response
 
 
 def _resource(reference: str) -> str:
@@ -280,10 +218,3 @@ def _resource(reference: str) -> str:
         return parse_reference(reference)
     except ValueError as error:
         raise InvalidInput(str(error), code="REFERENCE_INVALID", field="reference") from None
-
-
-def _version(text: str) -> Any:
-    try:
-        return parse_version(text)
-    except ValueError as error:
-        raise InvalidInput(str(error), code="VERSION_INVALID", field="version") from None

@@ -27,7 +27,7 @@ from tidegate.v1 import rollout_events_pb2 as tidegate_dot_v1_dot_rollout__event
 from tidegate.v1 import values_pb2 as tidegate_dot_v1_dot_values__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tidegate/v1/rollout_service.proto\x12\x0btidegate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidegate/v1/rollout_events.proto\x1a\x18tidegate/v1/values.proto\"\xca\x01\n\x07Rollout\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12+\n\tlast_step\x18\x03 \x01(\x0b\x32\x18.tidegate.v1.RolloutStep\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65nded\x18\x06 \x01(\x08\"\'\n\x11GetRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\";\n\x12GetRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Rollout\"K\n\x13ListRolloutsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x14ListRolloutsResponse\x12&\n\x08rollouts\x18\x01 \x03(\x0b\x32\x14.tidegate.v1.Rollout\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x14WatchRolloutsRequest\x12\r\n\x05model\x18\x01 \x01(\t\">\n\x15WatchRolloutsResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Rollout\"M\n\x13\x41\x62ortRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"=\n\x14\x41\x62ortRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Rollout\"\x7f\n\x15PromoteRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12.\n\x04mode\x18\x02 \x01(\x0e\x32 .tidegate.v1.RolloutCommand.Mode\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"?\n\x16PromoteRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Rollout\"p\n\x14RollbackModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x07version\x18\x02 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\">\n\x15RollbackModelResponse\x12%\n\x07version\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Version2\x96\x04\n\x0eRolloutService\x12M\n\nGetRollout\x12\x1e.tidegate.v1.GetRolloutRequest\x1a\x1f.tidegate.v1.GetRolloutResponse\x12S\n\x0cListRollouts\x12 .tidegate.v1.ListRolloutsRequest\x1a!.tidegate.v1.ListRolloutsResponse\x12X\n\rWatchRollouts\x12!.tidegate.v1.WatchRolloutsRequest\x1a\".tidegate.v1.WatchRolloutsResponse0\x01\x12S\n\x0c\x41\x62ortRollout\x12 .tidegate.v1.AbortRolloutRequest\x1a!.tidegate.v1.AbortRolloutResponse\x12Y\n\x0ePromoteRollout\x12\".tidegate.v1.PromoteRolloutRequest\x1a#.tidegate.v1.PromoteRolloutResponse\x12V\n\rRollbackModel\x12!.tidegate.v1.RollbackModelRequest\x1a\".tidegate.v1.RollbackModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tidegate/v1/rollout_service.proto\x12\x0btidegate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidegate/v1/rollout_events.proto\x1a\x18tidegate/v1/values.proto\"\xca\x01\n\x07Rollout\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12+\n\tlast_step\x18\x03 \x01(\x0b\x32\x18.tidegate.v1.RolloutStep\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65nded\x18\x06 \x01(\x08\"\'\n\x11GetRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\";\n\x12GetRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Rollout\"K\n\x13ListRolloutsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x14ListRolloutsResponse\x12&\n\x08rollouts\x18\x01 \x03(\x0b\x32\x14.tidegate.v1.Rollout\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x14WatchRolloutsRequest\x12\r\n\x05model\x18\x01 \x01(\t\">\n\x15WatchRolloutsResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Rollout\"M\n\x13PauseRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"=\n\x14PauseRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Rollout\"N\n\x14ResumeRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\">\n\x15ResumeRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Rollout\"O\n\x15\x41pproveRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"?\n\x16\x41pproveRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Rollout\"M\n\x13\x41\x62ortRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"=\n\x14\x41\x62ortRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Rollout\"\x7f\n\x15PromoteRolloutRequest\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12.\n\x04mode\x18\x02 \x01(\x0e\x32 .tidegate.v1.RolloutCommand.Mode\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"?\n\x16PromoteRolloutResponse\x12%\n\x07rollout\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Rollout\"p\n\x14RollbackModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12%\n\x07version\x18\x02 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\">\n\x15RollbackModelResponse\x12%\n\x07version\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Version2\x9e\x06\n\x0eRolloutService\x12M\n\nGetRollout\x12\x1e.tidegate.v1.GetRolloutRequest\x1a\x1f.tidegate.v1.GetRolloutResponse\x12S\n\x0cListRollouts\x12 .tidegate.v1.ListRolloutsRequest\x1a!.tidegate.v1.ListRolloutsResponse\x12X\n\rWatchRollouts\x12!.tidegate.v1.WatchRolloutsRequest\x1a\".tidegate.v1.WatchRolloutsResponse0\x01\x12S\n\x0cPauseRollout\x12 .tidegate.v1.PauseRolloutRequest\x1a!.tidegate.v1.PauseRolloutResponse\x12V\n\rResumeRollout\x12!.tidegate.v1.ResumeRolloutRequest\x1a\".tidegate.v1.ResumeRolloutResponse\x12Y\n\x0e\x41pproveRollout\x12\".tidegate.v1.ApproveRolloutRequest\x1a#.tidegate.v1.ApproveRolloutResponse\x12S\n\x0c\x41\x62ortRollout\x12 .tidegate.v1.AbortRolloutRequest\x1a!.tidegate.v1.AbortRolloutResponse\x12Y\n\x0ePromoteRollout\x12\".tidegate.v1.PromoteRolloutRequest\x1a#.tidegate.v1.PromoteRolloutResponse\x12V\n\rRollbackModel\x12!.tidegate.v1.RollbackModelRequest\x1a\".tidegate.v1.RollbackModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,18 +48,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHROLLOUTSREQUEST']._serialized_end=653
   _globals['_WATCHROLLOUTSRESPONSE']._serialized_start=655
   _globals['_WATCHROLLOUTSRESPONSE']._serialized_end=717
-  _globals['_ABORTROLLOUTREQUEST']._serialized_start=719
-  _globals['_ABORTROLLOUTREQUEST']._serialized_end=796
-  _globals['_ABORTROLLOUTRESPONSE']._serialized_start=798
-  _globals['_ABORTROLLOUTRESPONSE']._serialized_end=859
-  _globals['_PROMOTEROLLOUTREQUEST']._serialized_start=861
-  _globals['_PROMOTEROLLOUTREQUEST']._serialized_end=988
-  _globals['_PROMOTEROLLOUTRESPONSE']._serialized_start=990
-  _globals['_PROMOTEROLLOUTRESPONSE']._serialized_end=1053
-  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1055
-  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1167
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=1169
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1231
-  _globals['_ROLLOUTSERVICE']._serialized_start=1234
-  _globals['_ROLLOUTSERVICE']._serialized_end=1768
+  _globals['_PAUSEROLLOUTREQUEST']._serialized_start=719
+  _globals['_PAUSEROLLOUTREQUEST']._serialized_end=796
+  _globals['_PAUSEROLLOUTRESPONSE']._serialized_start=798
+  _globals['_PAUSEROLLOUTRESPONSE']._serialized_end=859
+  _globals['_RESUMEROLLOUTREQUEST']._serialized_start=861
+  _globals['_RESUMEROLLOUTREQUEST']._serialized_end=939
+  _globals['_RESUMEROLLOUTRESPONSE']._serialized_start=941
+  _globals['_RESUMEROLLOUTRESPONSE']._serialized_end=1003
+  _globals['_APPROVEROLLOUTREQUEST']._serialized_start=1005
+  _globals['_APPROVEROLLOUTREQUEST']._serialized_end=1084
+  _globals['_APPROVEROLLOUTRESPONSE']._serialized_start=1086
+  _globals['_APPROVEROLLOUTRESPONSE']._serialized_end=1149
+  _globals['_ABORTROLLOUTREQUEST']._serialized_start=1151
+  _globals['_ABORTROLLOUTREQUEST']._serialized_end=1228
+  _globals['_ABORTROLLOUTRESPONSE']._serialized_start=1230
+  _globals['_ABORTROLLOUTRESPONSE']._serialized_end=1291
+  _globals['_PROMOTEROLLOUTREQUEST']._serialized_start=1293
+  _globals['_PROMOTEROLLOUTREQUEST']._serialized_end=1420
+  _globals['_PROMOTEROLLOUTRESPONSE']._serialized_start=1422
+  _globals['_PROMOTEROLLOUTRESPONSE']._serialized_end=1485
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1487
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1599
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=1601
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1663
+  _globals['_ROLLOUTSERVICE']._serialized_start=1666
+  _globals['_ROLLOUTSERVICE']._serialized_end=2464
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,21 @@ class RolloutServiceStub:
                 request_serializer=tidegate_dot_v1_dot_rollout__service__pb2.WatchRolloutsRequest.SerializeToString,
                 response_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.WatchRolloutsResponse.FromString,
                 _registered_method=True)
+        self.PauseRollout = channel.unary_unary(
+                '/tidegate.v1.RolloutService/PauseRollout',
+                request_serializer=tidegate_dot_v1_dot_rollout__service__pb2.PauseRolloutRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.PauseRolloutResponse.FromString,
+                _registered_method=True)
+        self.ResumeRollout = channel.unary_unary(
+                '/tidegate.v1.RolloutService/ResumeRollout',
+                request_serializer=tidegate_dot_v1_dot_rollout__service__pb2.ResumeRolloutRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.ResumeRolloutResponse.FromString,
+                _registered_method=True)
+        self.ApproveRollout = channel.unary_unary(
+                '/tidegate.v1.RolloutService/ApproveRollout',
+                request_serializer=tidegate_dot_v1_dot_rollout__service__pb2.ApproveRolloutRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.ApproveRolloutResponse.FromString,
+                _registered_method=True)
         self.AbortRollout = channel.unary_unary(
                 '/tidegate.v1.RolloutService/AbortRollout',
                 request_serializer=tidegate_dot_v1_dot_rollout__service__pb2.AbortRolloutRequest.SerializeToString,
@@ -87,6 +102,29 @@ class RolloutServiceServicer:
 
     def WatchRollouts(self, request, context):
         """Follow the steps of rollouts, from now on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseRollout(self, request, context):
+        """Stay at this step until it is resumed; a breach still rolls back. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if
+        it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRollout(self, request, context):
+        """Go on from where it was paused. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it has ended, has breached or is not
+        paused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveRollout(self, request, context):
+        """Let the approval pass that a rollout waits for. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it waits for none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +169,21 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     servicer.WatchRollouts,
                     request_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.WatchRolloutsRequest.FromString,
                     response_serializer=tidegate_dot_v1_dot_rollout__service__pb2.WatchRolloutsResponse.SerializeToString,
+            ),
+            'PauseRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRollout,
+                    request_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.PauseRolloutRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_rollout__service__pb2.PauseRolloutResponse.SerializeToString,
+            ),
+            'ResumeRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRollout,
+                    request_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.ResumeRolloutRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_rollout__service__pb2.ResumeRolloutResponse.SerializeToString,
+            ),
+            'ApproveRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveRollout,
+                    request_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.ApproveRolloutRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_rollout__service__pb2.ApproveRolloutResponse.SerializeToString,
             ),
             'AbortRollout': grpc.unary_unary_rpc_method_handler(
                     servicer.AbortRollout,
@@ -230,6 +283,87 @@ class RolloutService:
             '/tidegate.v1.RolloutService/WatchRollouts',
             tidegate_dot_v1_dot_rollout__service__pb2.WatchRolloutsRequest.SerializeToString,
             tidegate_dot_v1_dot_rollout__service__pb2.WatchRolloutsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.RolloutService/PauseRollout',
+            tidegate_dot_v1_dot_rollout__service__pb2.PauseRolloutRequest.SerializeToString,
+            tidegate_dot_v1_dot_rollout__service__pb2.PauseRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.RolloutService/ResumeRollout',
+            tidegate_dot_v1_dot_rollout__service__pb2.ResumeRolloutRequest.SerializeToString,
+            tidegate_dot_v1_dot_rollout__service__pb2.ResumeRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.RolloutService/ApproveRollout',
+            tidegate_dot_v1_dot_rollout__service__pb2.ApproveRolloutRequest.SerializeToString,
+            tidegate_dot_v1_dot_rollout__service__pb2.ApproveRolloutResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,16 @@ class RolloutServiceStub:
     """List rollouts, newest first. Errors: INVALID_ARGUMENT."""
     WatchRollouts: _grpc.UnaryStreamMultiCallable[_rollout_service_pb2.WatchRolloutsRequest, _rollout_service_pb2.WatchRolloutsResponse]
     """Follow the steps of rollouts, from now on."""
+    PauseRollout: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.PauseRolloutRequest, _rollout_service_pb2.PauseRolloutResponse]
+    """Stay at this step until it is resumed; a breach still rolls back. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if
+    it has ended.
+    """
+    ResumeRollout: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.ResumeRolloutRequest, _rollout_service_pb2.ResumeRolloutResponse]
+    """Go on from where it was paused. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it has ended, has breached or is not
+    paused.
+    """
+    ApproveRollout: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.ApproveRolloutRequest, _rollout_service_pb2.ApproveRolloutResponse]
+    """Let the approval pass that a rollout waits for. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it waits for none."""
     AbortRollout: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.AbortRolloutRequest, _rollout_service_pb2.AbortRolloutResponse]
     """End a rollout; traffic goes back to stable. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it has ended."""
     PromoteRollout: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.PromoteRolloutRequest, _rollout_service_pb2.PromoteRolloutResponse]
@@ -59,6 +69,16 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     """List rollouts, newest first. Errors: INVALID_ARGUMENT."""
     WatchRollouts: _aio.UnaryStreamMultiCallable[_rollout_service_pb2.WatchRolloutsRequest, _rollout_service_pb2.WatchRolloutsResponse]  # type: ignore[assignment]
     """Follow the steps of rollouts, from now on."""
+    PauseRollout: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.PauseRolloutRequest, _rollout_service_pb2.PauseRolloutResponse]  # type: ignore[assignment]
+    """Stay at this step until it is resumed; a breach still rolls back. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if
+    it has ended.
+    """
+    ResumeRollout: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.ResumeRolloutRequest, _rollout_service_pb2.ResumeRolloutResponse]  # type: ignore[assignment]
+    """Go on from where it was paused. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it has ended, has breached or is not
+    paused.
+    """
+    ApproveRollout: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.ApproveRolloutRequest, _rollout_service_pb2.ApproveRolloutResponse]  # type: ignore[assignment]
+    """Let the approval pass that a rollout waits for. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it waits for none."""
     AbortRollout: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.AbortRolloutRequest, _rollout_service_pb2.AbortRolloutResponse]  # type: ignore[assignment]
     """End a rollout; traffic goes back to stable. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it has ended."""
     PromoteRollout: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.PromoteRolloutRequest, _rollout_service_pb2.PromoteRolloutResponse]  # type: ignore[assignment]
@@ -94,6 +114,34 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_rollout_service_pb2.WatchRolloutsResponse], _abc.AsyncIterator[_rollout_service_pb2.WatchRolloutsResponse]]:
         """Follow the steps of rollouts, from now on."""
+
+    @_abc_1.abstractmethod
+    def PauseRollout(
+        self,
+        request: _rollout_service_pb2.PauseRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_service_pb2.PauseRolloutResponse, _abc.Awaitable[_rollout_service_pb2.PauseRolloutResponse]]:
+        """Stay at this step until it is resumed; a breach still rolls back. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if
+        it has ended.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeRollout(
+        self,
+        request: _rollout_service_pb2.ResumeRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_service_pb2.ResumeRolloutResponse, _abc.Awaitable[_rollout_service_pb2.ResumeRolloutResponse]]:
+        """Go on from where it was paused. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it has ended, has breached or is not
+        paused.
+        """
+
+    @_abc_1.abstractmethod
+    def ApproveRollout(
+        self,
+        request: _rollout_service_pb2.ApproveRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_service_pb2.ApproveRolloutResponse, _abc.Awaitable[_rollout_service_pb2.ApproveRolloutResponse]]:
+        """Let the approval pass that a rollout waits for. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it waits for none."""
 
     @_abc_1.abstractmethod
     def AbortRollout(

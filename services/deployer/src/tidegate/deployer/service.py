@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
+
+from google.protobuf.message import Message
 
 from tidegate.contracts.names import is_model
 from tidegate.core.errors import FailedPrecondition, InvalidInput, NotFound
+from tidegate.deployer.answers import Answers
 from tidegate.deployer.store import RolloutBook
 from tidegate.v1 import rollout_events_pb2 as pb
 from tidegate.v1 import rollout_service_pb2 as api
@@ -20,6 +23,7 @@ TEXT_MAX: Final = 1_000
 ACTOR_METADATA: Final = "x-tidegate-actor"
 ANONYMOUS: Final = "anonymous"
 
+Response = TypeVar("Response", bound=Message)
 PublishCommand = Callable[[pb.RolloutCommand], Awaitable[None]]
 
 
@@ -29,6 +33,7 @@ class RolloutServicer(RolloutServiceServicer):
     def __init__(self, *, book: RolloutBook, publish: PublishCommand) -> None:
         self._book = book
         self._publish = publish
+        self._answers = Answers()
 
     async def GetRollout(self, request: api.GetRolloutRequest, _context: Any) -> api.GetRolloutResponse:  # noqa: N802
         """Return one rollout."""
@@ -55,64 +60,84 @@ class RolloutServicer(RolloutServiceServicer):
         async for rollout in self._book.watch(request.model):
             yield api.WatchRolloutsResponse(rollout=rollout)
 
+    async def PauseRollout(self, request: api.PauseRolloutRequest, context: Any) -> api.PauseRolloutResponse:  # noqa: N802
+        """Ask a rollout to stay at its step."""
+
+        def decide() -> tuple[pb.RolloutCommand, api.PauseRolloutResponse]:
+            rollout = self._find_running(request.rollout_id)
+            return _about(rollout, pb.RolloutCommand.VERB_PAUSE), api.PauseRolloutResponse(rollout=rollout)
+
+        return await self._once(request, context, decide)
+
+    async def ResumeRollout(self, request: api.ResumeRolloutRequest, context: Any) -> api.ResumeRolloutResponse:  # noqa: N802
+        """Ask a paused rollout to go on."""
+
+        def decide() -> tuple[pb.RolloutCommand, api.ResumeRolloutResponse]:
+            rollout = self._find_unbreached(request.rollout_id)
+            _check_phase(rollout, "PAUSED", code="ROLLOUT_NOT_PAUSED")
+            return _about(rollout, pb.RolloutCommand.VERB_RESUME), api.ResumeRolloutResponse(rollout=rollout)
+
+        return await self._once(request, context, decide)
+
+    async def ApproveRollout(self, request: api.ApproveRolloutRequest, context: Any) -> api.ApproveRolloutResponse:  # noqa: N802
+        """Let the approval pass that a rollout waits for."""
+
+        def decide() -> tuple[pb.RolloutCommand, api.ApproveRolloutResponse]:
+            rollout = self._find_running(request.rollout_id)
+            _check_phase(rollout, "AWAITING_APPROVAL", code="APPROVAL_NOT_AWAITED")
+            return _about(rollout, pb.RolloutCommand.VERB_APPROVE), api.ApproveRolloutResponse(rollout=rollout)
+
+        return await self._once(request, context, decide)
+
     async def AbortRollout(self, request: api.AbortRolloutRequest, context: Any) -> api.AbortRolloutResponse:  # noqa: N802
         """Ask for the end of a rollout."""
-        rollout = self._find_running(request.rollout_id)
-        await self._command(
-            pb.RolloutCommand(
-                request_id=_request_id(request.request_id),
-                verb=pb.RolloutCommand.VERB_ABORT,
-                model=rollout.model,
-                rollout_id=rollout.rollout_id,
-                actor=_actor(context),
-                reason=_text("reason", request.reason),
-            )
-        )
-        return api.AbortRolloutResponse(rollout=rollout)
+
+        def decide() -> tuple[pb.RolloutCommand, api.AbortRolloutResponse]:
+            rollout = self._find_running(request.rollout_id)
+            return _about(rollout, pb.RolloutCommand.VERB_ABORT), api.AbortRolloutResponse(rollout=rollout)
+
+        return await self._once(request, context, decide)
 
     async def PromoteRollout(self, request: api.PromoteRolloutRequest, context: Any) -> api.PromoteRolloutResponse:  # noqa: N802
         """Ask for the next step, or for 100 %."""
-        rollout = self._find_running(request.rollout_id)
-        if rollout.last_step.breached_guard:
-            raise FailedPrecondition(
-                f"rollout {rollout.rollout_id!r} has breached {rollout.last_step.breached_guard}",
-                code="ROLLOUT_BREACHED",
-                hint="register a better version; a breached rollout never gets more traffic",
-            )
-        await self._command(
-            pb.RolloutCommand(
-                request_id=_request_id(request.request_id),
-                verb=pb.RolloutCommand.VERB_PROMOTE,
-                model=rollout.model,
-                rollout_id=rollout.rollout_id,
-                mode=request.mode or pb.RolloutCommand.MODE_NEXT,
-                actor=_actor(context),
-                reason=_text("reason", request.reason),
-            )
-        )
-        return api.PromoteRolloutResponse(rollout=rollout)
+
+        def decide() -> tuple[pb.RolloutCommand, api.PromoteRolloutResponse]:
+            rollout = self._find_unbreached(request.rollout_id)
+            command = _about(rollout, pb.RolloutCommand.VERB_PROMOTE)
+            command.mode = request.mode or pb.RolloutCommand.MODE_NEXT
+            return command, api.PromoteRolloutResponse(rollout=rollout)
+
+        return await self._once(request, context, decide)
 
     async def RollbackModel(self, request: api.RollbackModelRequest, context: Any) -> api.RollbackModelResponse:  # noqa: N802
         """Ask for an earlier version to serve again."""
-        _check_model(request.model)
-        rollouts = self._book.newest_first(request.model)
-        if not rollouts:
-            raise NotFound(f"model {request.model!r} has no rollout", code="MODEL_NOT_FOUND", field="model")
-        target = request.version if request.HasField("version") else _previous_stable(rollouts)
-        await self._command(
-            pb.RolloutCommand(
-                request_id=_request_id(request.request_id),
-                verb=pb.RolloutCommand.VERB_ROLLBACK,
-                model=request.model,
-                version=target,
-                actor=_actor(context),
-                reason=_text("reason", request.reason),
-            )
-        )
-        return api.RollbackModelResponse(version=target)
 
-    async def _command(self, command: pb.RolloutCommand) -> None:
+        def decide() -> tuple[pb.RolloutCommand, api.RollbackModelResponse]:
+            _check_model(request.model)
+            rollouts = self._book.newest_first(request.model)
+            if not rollouts:
+                raise NotFound(f"model {request.model!r} has no rollout", code="MODEL_NOT_FOUND", field="model")
+            target = request.version if request.HasField("version") else _previous_stable(rollouts)
+            verb = pb.RolloutCommand.VERB_ROLLBACK
+            command = pb.RolloutCommand(verb=verb, model=request.model, version=target)
+            return command, api.RollbackModelResponse(version=target)
+
+        return await self._once(request, context, decide)
+
+    async def _once(
+        self, request: Any, context: Any, decide: Callable[[], tuple[pb.RolloutCommand, Response]]
+    ) -> Response:
+        """Publish the command that ``decide`` gives and return its answer; a known request gets its answer again."""
+        known = self._answers.find(request, request.request_id)
+        if known is not None:
+            return cast(Response, known)
+        command, answer = decide()
+        command.request_id = request.request_id
+        command.actor = _actor(context)
+        command.reason = _text("reason", request.reason)
         await self._publish(command)
+        self._answers.remember(request, request.request_id, answer)
+        return answer
 
     def _find(self, rollout_id: str) -> api.Rollout:
         if not rollout_id:
@@ -134,6 +159,26 @@ class RolloutServicer(RolloutServiceServicer):
             raise FailedPrecondition(f"rollout {rollout_id!r} has ended: {phase}", code="ROLLOUT_ENDED")
         return rollout
 
+    def _find_unbreached(self, rollout_id: str) -> api.Rollout:
+        rollout = self._find_running(rollout_id)
+        if rollout.last_step.breached_guard:
+            raise FailedPrecondition(
+                f"rollout {rollout_id!r} has breached {rollout.last_step.breached_guard}",
+                code="ROLLOUT_BREACHED",
+                hint="register a better version; a breached rollout never gets more traffic",
+            )
+        return rollout
+
+
+def _about(rollout: api.Rollout, verb: pb.RolloutCommand.Verb.ValueType) -> pb.RolloutCommand:
+    return pb.RolloutCommand(verb=verb, model=rollout.model, rollout_id=rollout.rollout_id)
+
+
+def _check_phase(rollout: api.Rollout, wanted: str, *, code: str) -> None:
+    now = pb.Phase.Name(rollout.last_step.phase).removeprefix("PHASE_")
+    if now != wanted:
+        raise FailedPrecondition(f"rollout {rollout.rollout_id!r} is {now}, expected {wanted}", code=code)
+
 
 def _previous_stable(rollouts: list[api.Rollout]) -> Version:
     """Return what a running rollout would fall back to, else what served before the newest version that took all."""
@@ -152,14 +197,6 @@ def _previous_stable(rollouts: list[api.Rollout]) -> Version:
 def _check_model(model: str) -> None:
     if not is_model(model):
         raise InvalidInput(f"model is {model!r}, which is no legal name", code="MODEL_NAME_INVALID", field="model")
-
-
-def _request_id(request_id: str) -> str:
-    if not request_id:
-        raise InvalidInput(
-            "request_id is empty, expected one chosen by the caller", code="FIELD_MISSING", field="request_id"
-        )
-    return _text("request_id", request_id)
 
 
 def _text(field: str, text: str) -> str:

@@ -65,6 +65,27 @@ def watch(
                 _write_step(rollout)
 
 
+@app.command("pause")
+def pause(context: typer.Context, rollout_id: RolloutId, *, reason: Reason = "", json: AsJson = False) -> None:
+    """Stay at this step; a breach still rolls back."""
+    with connect(context) as client:
+        _accepted(client.pause_rollout(rollout_id, reason=reason), "pause", json=json)
+
+
+@app.command("resume")
+def resume(context: typer.Context, rollout_id: RolloutId, *, reason: Reason = "", json: AsJson = False) -> None:
+    """Go on from where the rollout was paused."""
+    with connect(context) as client:
+        _accepted(client.resume_rollout(rollout_id, reason=reason), "resume", json=json)
+
+
+@app.command("approve")
+def approve(context: typer.Context, rollout_id: RolloutId, *, reason: Reason = "", json: AsJson = False) -> None:
+    """Let the approval pass that a rollout waits for."""
+    with connect(context) as client:
+        _accepted(client.approve_rollout(rollout_id, reason=reason), "approve", json=json)
+
+
 @app.command("abort")
 def abort(context: typer.Context, rollout_id: RolloutId, *, reason: Reason = "", json: AsJson = False) -> None:
     """End a rollout; traffic goes back to stable."""

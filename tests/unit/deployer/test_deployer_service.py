@@ -1,0 +1,135 @@
+"""RolloutService: what is accepted becomes one command on the bus, what makes no sense is refused by its code."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tidegate.core.errors import AlreadyExists, FailedPrecondition, InvalidInput, NotFound
+from tidegate.deployer.service import RolloutServicer
+from tidegate.deployer.store import RolloutBook
+from tidegate.v1 import rollout_events_pb2 as pb
+from tidegate.v1 import rollout_service_pb2 as api
+from tidegate.v1.values_pb2 import Version
+
+ID = "churn-1.1.0-00000000"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+VERBS = {
+    "Pause": (pb.RolloutCommand.VERB_PAUSE, pb.PHASE_STEPPING),
+    "Resume": (pb.RolloutCommand.VERB_RESUME, pb.PHASE_PAUSED),
+    "Approve": (pb.RolloutCommand.VERB_APPROVE, pb.PHASE_AWAITING_APPROVAL),
+    "Abort": (pb.RolloutCommand.VERB_ABORT, pb.PHASE_STEPPING),
+    "Promote": (pb.RolloutCommand.VERB_PROMOTE, pb.PHASE_STEPPING),
+}
+
+
+class Context:
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("x-tidegate-actor", "kim"),)
+
+
+class Desk:
+    """A servicer whose book holds one rollout, and the commands that it published."""
+
+    def __init__(self) -> None:
+        self.book = RolloutBook()
+        self.commands: list[pb.RolloutCommand] = []
+        self.sequence = 0
+        self.servicer = RolloutServicer(book=self.book, publish=self._publish)
+
+    async def _publish(self, command: pb.RolloutCommand) -> None:
+        self.commands.append(command)
+
+    def moves(self, phase: pb.Phase.ValueType, **facts: Any) -> None:
+        self.sequence += 1
+        step = pb.RolloutStep(
+            rollout_id=ID, model="churn", sequence=self.sequence, phase=phase, candidate=Version(major=1, minor=1)
+        )
+        step.MergeFrom(pb.RolloutStep(**facts))
+        self.book.record(step, NOW)
+
+    async def ask(self, verb: str, request_id: str = "r1", rollout_id: str = ID, **fields: Any) -> Any:
+        request = getattr(api, f"{verb}RolloutRequest")(rollout_id=rollout_id, request_id=request_id, **fields)
+        return await getattr(self.servicer, f"{verb}Rollout")(request, Context())
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_a_command_reaches_the_bus_with_who_and_why(desk: Desk, verb: str) -> None:
+    wanted, phase = VERBS[verb]
+    desk.moves(phase)
+    answer = await desk.ask(verb, reason="the numbers look odd")
+    assert answer.rollout.rollout_id == ID
+    (command,) = desk.commands
+    assert (command.verb, command.model, command.rollout_id) == (wanted, "churn", ID)
+    assert (command.request_id, command.actor, command.reason) == ("r1", "kim", "the numbers look odd")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_a_request_that_is_repeated_gets_the_same_answer_and_no_second_command(desk: Desk, verb: str) -> None:
+    desk.moves(VERBS[verb][1])
+    first = await desk.ask(verb)
+    desk.moves(pb.PHASE_ABORTED)  # a first request of this kind would be refused now
+    assert await desk.ask(verb) == first
+    assert len(desk.commands) == 1
+    with pytest.raises(FailedPrecondition) as caught:
+        await desk.ask(verb, request_id="r2")
+    assert caught.value.code == "ROLLOUT_ENDED"
+
+
+async def test_a_request_id_stays_with_its_request(desk: Desk) -> None:
+    desk.moves(pb.PHASE_STEPPING)
+    await desk.ask("Pause")
+    for verb, reason in (("Pause", "another"), ("Abort", "")):
+        with pytest.raises(AlreadyExists, match="'r1' came before") as caught:
+            await desk.ask(verb, reason=reason)
+        assert caught.value.code == "REQUEST_ID_REUSED"
+    assert len(desk.commands) == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "phase", "code"),
+    [
+        ("Resume", pb.PHASE_STEPPING, "ROLLOUT_NOT_PAUSED"),
+        ("Approve", pb.PHASE_STEPPING, "APPROVAL_NOT_AWAITED"),
+        ("Pause", pb.PHASE_PROMOTED, "ROLLOUT_ENDED"),
+        ("Abort", pb.PHASE_ROLLED_BACK, "ROLLOUT_ENDED"),
+    ],
+)
+async def test_a_command_where_it_makes_no_sense_is_refused(desk: Desk, verb: str, phase: Any, code: str) -> None:
+    desk.moves(phase)
+    with pytest.raises(FailedPrecondition) as caught:
+        await desk.ask(verb)
+    assert (caught.value.code, desk.commands) == (code, [])
+
+
+@pytest.mark.parametrize("verb", ["Resume", "Promote"])
+async def test_a_breached_rollout_gets_no_more_traffic_by_hand(desk: Desk, verb: str) -> None:
+    desk.moves(pb.PHASE_PAUSED, breached_guard="error_rate")
+    with pytest.raises(FailedPrecondition, match="has breached error_rate") as caught:
+        await desk.ask(verb)
+    assert (caught.value.code, desk.commands) == ("ROLLOUT_BREACHED", [])
+
+
+async def test_what_is_missing_is_named(desk: Desk) -> None:
+    with pytest.raises(NotFound) as unknown:
+        await desk.ask("Pause", rollout_id="nobody")
+    assert unknown.value.code == "ROLLOUT_NOT_FOUND"
+    desk.moves(pb.PHASE_STEPPING)
+    with pytest.raises(InvalidInput) as nameless:
+        await desk.ask("Pause", request_id="")
+    assert (nameless.value.code, nameless.value.field) == ("REQUEST_ID_INVALID", "request_id")
+
+
+async def test_a_model_goes_back_to_what_its_rollout_replaced(desk: Desk) -> None:
+    desk.moves(pb.PHASE_STEPPING, stable=Version(major=1, minor=0, pipeline=3))
+    request = api.RollbackModelRequest(model="churn", request_id="r9")
+    assert (await desk.servicer.RollbackModel(request, Context())).version == Version(major=1, pipeline=3)
+    (command,) = desk.commands
+    assert (command.verb, command.version) == (pb.RolloutCommand.VERB_ROLLBACK, Version(major=1, pipeline=3))
