@@ -8,9 +8,10 @@ UV_VERSION := 0.13.9
 UV := .tools/bin/uv
 RUN := .venv/bin/
 RUNTIME := runtimes/kserve-onnx
-SOURCES := packages services tests tools examples
+SOURCES := packages services tests tools examples bench
 BREAKING_BASE := proto/baseline.binpb
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 export UV_PROJECT_ENVIRONMENT := .venv
 # The interpreter that is here is the one that is used; nothing is fetched for it.
@@ -30,6 +31,14 @@ test: setup ## Set up and run every test, with branch coverage.
 test-unit test-contract test-integration test-e2e test-chaos: test-%: setup ## Run one tier of the tests.
 	$(RUN)pytest $(PYTEST_ARGS) tests/$*
 
+##@ Benchmarks
+.PHONY: bench
+bench: setup ## Run every benchmark (about an hour): a table each, results in bench/results/ (docs/benchmarks.md).
+	$(RUN)python -m bench all
+
+bench-%: setup ## Run one: memory, envoy, ... (BENCH_ARGS=--quick: seconds, judges no time).
+	$(RUN)python -m bench $* $(BENCH_ARGS)
+
 ##@ Quality
 .PHONY: check lint types boundaries proto check-generated compose-check format
 check: lint types boundaries proto check-generated compose-check ## Everything that needs no running part.
@@ -39,7 +48,7 @@ lint: setup ## Lint and formatting.
 	$(RUN)ruff format --check .
 
 types: setup ## Static types, strict.
-	$(RUN)mypy packages services tools
+	$(RUN)mypy packages services tools bench
 
 boundaries: setup ## Who may import whom.
 	$(RUN)lint-imports
