@@ -16,8 +16,9 @@ from tidegate.core.clock import utc_now
 from tidegate.core.object_store import ObjectStore, digest_of_bytes
 from tidegate.v1 import events_pb2 as pb
 from tidegate.v1.values_pb2 import Reason
+from tidegate.validator.demands import dataset_digest
 from tidegate.validator.store import KnownMetric, ModelMemory
-from tidegate.validator.trial import Report, Trial, dataset_digest
+from tidegate.validator.trial import Report, Trial
 from tidegate.validator.verdict import Check, RuntimeSeen, latency_ms_p99
 
 SOURCE: Final = "tidegate/validator"

@@ -19,9 +19,10 @@ from tidegate.core.object_store import ObjectStore
 from tidegate.v1 import modelhost_service_pb2 as host
 from tidegate.v1.events_pb2 import ModelRegistered
 from tidegate.v1.policy_pb2 import RuntimePolicy
+from tidegate.validator.demands import MetricValues, demands_of
 from tidegate.validator.formats import HEAD_BYTES, sniff
 from tidegate.validator.inference import request_for
-from tidegate.validator.metrics import HIGHER_IS_BETTER, METRICS
+from tidegate.validator.metrics import METRICS
 from tidegate.validator.queries import (
     LABEL,
     array_of,
@@ -37,11 +38,7 @@ from tidegate.validator.verdict import (
     Answer,
     ArtifactSeen,
     Check,
-    Demands,
-    MetricDemand,
     Outcome,
-    OutputWanted,
-    RuntimeDemand,
     RuntimeSeen,
     Verdict,
     judge,
@@ -52,8 +49,6 @@ log = structlog.get_logger(__name__)
 
 # The policy bounds resident memory; the host limits address space, of which libraries map much more than they touch.
 ADDRESS_SPACE_EXTRA_MIB: Final = 1024
-
-MetricValues = dict[tuple[str, str], float | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +137,8 @@ class Trial:
             digests.append((runtime.name, server.runtime_digest))
             log_tail = tail or log_tail
             values.update({key: value for key, value in computed.items() if key not in values})
-        demands = self._demands(registered, tables, values)
+        columns = frozenset() if tables.evaluation is None else frozenset(tables.evaluation.column_names)
+        demands = demands_of(registered, columns=columns, values=values, memory=self._memory)
         return Report(
             verdict=judge(artifact, demands, seen, values),
             runtimes=tuple(seen),
@@ -215,63 +211,6 @@ class Trial:
         if len(scores) != len(labels):
             return {}
         return dict(_values(registered, rows, labels, scores))
-
-    def _demands(self, registered: ModelRegistered, tables: Tables, values: MetricValues) -> Demands:
-        validation = registered.policy.validation
-        return Demands(
-            outputs=tuple(
-                OutputWanted(name=output.name, datatype=output.datatype, shape=tuple(output.shape))
-                for output in registered.signature.outputs
-            ),
-            golden_atol=validation.golden.atol,
-            min_sandbox=validation.min_sandbox,
-            runtimes=tuple(
-                RuntimeDemand(
-                    runtime=runtime.name,
-                    latency_ms_p99_max=runtime.latency_ms_p99_max,
-                    memory_mib_max=runtime.memory_mib_max,
-                )
-                for runtime in validation.runtimes
-            ),
-            metrics=tuple(self._metric_demands(registered, tables, values)),
-        )
-
-    def _metric_demands(
-        self, registered: ModelRegistered, tables: Tables, values: MetricValues
-    ) -> Iterator[MetricDemand]:
-        validation = registered.policy.validation
-        for wanted in validation.metrics:
-            digest = dataset_digest(registered, wanted.name)
-            yield MetricDemand(
-                name=wanted.name,
-                least=wanted.min if wanted.HasField("min") else None,
-                greatest=wanted.max if wanted.HasField("max") else None,
-                drop_max=wanted.max_drop if wanted.HasField("max_drop") else None,
-                higher_is_better=HIGHER_IS_BETTER.get(wanted.name, True),
-                stable_value=self._memory.stable_value(registered.model, wanted.name, digest),
-            )
-        for of_slice in validation.slices:
-            if not of_slice.HasField("min"):
-                continue
-            if tables.evaluation is not None and of_slice.by not in tables.evaluation.column_names:
-                yield MetricDemand(name=of_slice.metric, slice_name=f"{of_slice.by}=*", least=of_slice.min)
-            names = [
-                name for metric, name in values if metric == of_slice.metric and name.startswith(f"{of_slice.by}=")
-            ]
-            for name in names:
-                yield MetricDemand(name=of_slice.metric, slice_name=name, least=of_slice.min)
-        gate = registered.policy.registration.gate_metric.name
-        if (
-            tables.evaluation is not None
-            and gate not in {wanted.name for wanted in validation.metrics}
-            and (gate, "") in values
-        ):
-            yield MetricDemand(name=gate)
-
-
-def dataset_digest(registered: ModelRegistered, metric: str) -> str:
-    """Return the digest of the data that the producer measured ``metric`` on, or ""."""
-    return next((one.dataset_digest for one in registered.metrics if one.name == metric and not one.slice), "")
 
 
 def _values(
