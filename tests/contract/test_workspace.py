@@ -21,7 +21,7 @@ def test_each_service_has_the_same_rooms():
     for name in ("registry", "validator", "deployer", "monitor"):
         home = ROOT / "services" / name
         rooms = home / "src" / "tidegate" / name
-        for file in ("__main__.py", "settings.py", "agents.py", "service.py", "store.py"):
+        for file in ("__main__.py", "settings.py", "agents.py", "service.py", "store.py", "metrics.py"):
             assert (rooms / file).is_file(), f"{name} has no {file}"
         assert (home / "Dockerfile").is_file()
         assert (home / "README.md").is_file()

@@ -23,19 +23,36 @@ def test_ports_follow_the_base_in_the_documented_order():
         ("validator", 7407),
         ("modelhost", 7408),
         ("modelhost_sandbox", 7409),
+        ("registry_metrics", 7410),
+        ("deployer_metrics", 7411),
+        ("monitor_metrics", 7412),
+        ("validator_metrics", 7413),
+        ("modelhost_metrics", 7414),
+        ("modelhost_sandbox_metrics", 7415),
     ]
 
 
-@pytest.mark.parametrize("base", [-1, 80, 1023, 65527, 70000])
+@pytest.mark.parametrize("base", [-1, 80, 1023, 65521, 70000])
 def test_base_outside_the_allowed_range_is_refused_with_the_range(base):
-    with pytest.raises(InvalidInput, match=f"--port-base is {base}, expected 1024 to 65526, or 0") as raised:
+    with pytest.raises(InvalidInput, match=f"--port-base is {base}, expected 1024 to 65520, or 0") as raised:
         PortPlan.from_base(base)
     assert raised.value.code == "PORT_BASE_INVALID"
 
 
-@pytest.mark.parametrize("base", [1024, 65526])
+@pytest.mark.parametrize("base", [1024, 65520])
 def test_base_at_the_ends_of_the_range_is_taken(base):
-    assert PortPlan.from_base(base).modelhost_sandbox == base + 9
+    assert PortPlan.from_base(base).modelhost_sandbox_metrics == base + 15
+
+
+def test_every_service_has_a_port_for_its_metrics():
+    assert PortPlan.from_base(7400).metrics() == {
+        "registry": 7410,
+        "deployer": 7411,
+        "monitor": 7412,
+        "validator": 7413,
+        "modelhost": 7414,
+        "modelhost-sandbox": 7415,
+    }
 
 
 def test_taken_ports_are_named_with_their_parts():

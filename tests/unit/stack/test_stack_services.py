@@ -51,6 +51,7 @@ def test_services_accept_what_they_are_told(service, monkeypatch):
     settings = settings_class(service)()
     assert settings.host == "127.0.0.1"
     assert settings.port == getattr(SITE.ports, service)
+    assert settings.metrics_port == SITE.ports.metrics()[service]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final, Self
 
@@ -16,6 +17,7 @@ from kafka.errors import TopicAlreadyExistsError
 from tidegate.contracts.codec import JSON, PROTOBUF, Event, Record, encode
 from tidegate.contracts.topics import DEAD_LETTER, TOPIC_BY_MESSAGE, TOPICS
 from tidegate.core.errors import Unavailable
+from tidegate.core.metrics import EVENTS_PRODUCED, topic_label
 from tidegate.core.settings import KafkaSettings
 
 MESSAGE_BYTES_MAX: Final = 900_000
@@ -97,11 +99,15 @@ class EventProducer:
 
         """
         futures = []
+        topics: Counter[str] = Counter()
         for event in events:
             topic = TOPIC_BY_MESSAGE[event.type].full_name(self._settings.topic_prefix)
             record = encode(event, content_type=JSON if as_json else PROTOBUF)
             futures.append(await self._send(topic, record))
+            topics[topic] += 1
         await self._acknowledged(futures)
+        for topic, count in topics.items():
+            EVENTS_PRODUCED.labels(topic_label(topic)).inc(count)
 
     async def publish_record(self, topic: str, record: Record) -> None:
         """Publish an encoded event to the topic named in full (the registry's outbox relay).
@@ -111,6 +117,7 @@ class EventProducer:
 
         """
         await self._acknowledged([await self._send(topic, record)])
+        EVENTS_PRODUCED.labels(topic_label(topic)).inc()
 
     async def dead_letter(self, record: Record, *, origin: str, error: str) -> None:
         """Put a message that can't be handled aside, with its bytes and headers as they came.

@@ -22,6 +22,7 @@ from tidegate.core.errors import (
     TidegateError,
     Unavailable,
 )
+from tidegate.core.interceptors import TelemetryInterceptor
 
 ERROR_DOMAIN: Final = "tidegate"
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -119,7 +120,7 @@ class GrpcServer:
 
     def __init__(self, *, service_names: Sequence[str]) -> None:
         self.server = grpc.aio.server(
-            interceptors=[ErrorInterceptor()],
+            interceptors=[TelemetryInterceptor(), ErrorInterceptor()],
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.so_reuseport", 0),

@@ -39,5 +39,9 @@ class ServiceSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address that the gRPC server listens on.")
     port: int = Field(0, description="Port of the gRPC server; 0 = any free one.")
+    metrics_host: str = Field("127.0.0.1", description="Address that Prometheus metrics are served on.")
+    metrics_port: int | None = Field(
+        None, description="Port of Prometheus metrics (HTTP, /metrics); 0 = any free one, unset = no metrics served."
+    )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
     data_dir: Path = Field(Path(".tidegate"), description="Folder for what the service keeps on disk.")

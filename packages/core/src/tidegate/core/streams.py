@@ -19,6 +19,7 @@ from tidegate.contracts.topics import Topic
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Conflict, InvalidInput, Unavailable
+from tidegate.core.metrics import EVENTS_DEAD_LETTERED, RETRIES, Handling, topic_label
 from tidegate.core.settings import KafkaSettings
 
 BACKOFF_FIRST_S: Final = 0.05
@@ -65,16 +66,17 @@ def consume(
     process.
     """
     names = [topic.full_name(kafka.topic_prefix) for topic in topics]
+    handling = {name: Handling(name) for name in names}
     channel = app.topic(*names, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
     async def agent(stream: Any) -> None:
         async for item in stream.events():
-            await _handle_one(item, handle, producer)
+            await _handle_one(item, handle, producer, handling[item.message.topic])
 
     app.agent(channel, name="-".join([app.conf.id, *(topic.name for topic in topics)]))(agent)
 
 
-async def _handle_one(item: Any, handle: Handler, producer: EventProducer) -> None:
+async def _handle_one(item: Any, handle: Handler, producer: EventProducer, handling: Handling) -> None:
     message = item.message
     headers = message.headers.items() if isinstance(message.headers, dict) else message.headers or ()
     record = Record(
@@ -92,34 +94,46 @@ async def _handle_one(item: Any, handle: Handler, producer: EventProducer) -> No
             headers=record.headers,
             received_time=utc_now(),
         )
-        await retrying(lambda: handle(event), what=origin)
-    except InvalidEvent as error:
-        await _set_aside(producer, record, origin, f"{error.code}: {error}")
-    except InvalidInput as error:
-        await _set_aside(producer, record, origin, f"{error.code}: {error}")
+        handling.take(origin, event.time)
+        await retrying(lambda: handle(event), what=origin, operation=topic_label(message.topic))
+        handling.done(origin)
+    except (InvalidEvent, InvalidInput) as error:
+        await set_aside(producer, record, origin=origin, code=error.code, error=str(error))
+        handling.drop(origin)
     except asyncio.CancelledError:
+        handling.drop(origin)
         raise
     except Exception:
         log.exception("handler failed unexpectedly, the process ends", origin=origin)
         exit_unexpected()
 
 
-async def _set_aside(producer: EventProducer, record: Record, origin: str, error: str) -> None:
-    log.warning("message set aside", origin=origin, error=error)
-    await retrying(lambda: producer.dead_letter(record, origin=origin, error=error), what=origin)
+async def set_aside(producer: EventProducer, record: Record, *, origin: str, code: str, error: str) -> None:
+    """Put a message on the dead-letter topic, with why; ``origin`` is topic/partition/offset."""
+    said = f"{code}: {error}"
+    log.warning("message set aside", origin=origin, error=said)
+    await retrying(
+        lambda: producer.dead_letter(record, origin=origin, error=said), what=origin, operation="dead-letter"
+    )
+    EVENTS_DEAD_LETTERED.labels(topic_label(origin.partition("/")[0]), code).inc()
 
 
-async def retrying(call: Callable[[], Awaitable[None]], *, what: str) -> None:
-    """Await ``call`` until it is not Unavailable; a Conflict is retried CONFLICT_TRIES times."""
+async def retrying(call: Callable[[], Awaitable[None]], *, what: str, operation: str = "") -> None:
+    """Await ``call`` until it is not Unavailable; a Conflict is retried CONFLICT_TRIES times.
+
+    ``what`` is logged; ``operation`` (default: ``what``) is what retries are counted by, one of a few names.
+    """
     backoff_s = BACKOFF_FIRST_S
     conflicts = 0
     while True:
         try:
             return await call()
         except Unavailable as error:
+            RETRIES.labels(operation or what, "unavailable").inc()
             log.warning("unavailable, trying again", what=what, error=str(error), backoff_s=backoff_s)
         except Conflict as error:
             conflicts += 1
+            RETRIES.labels(operation or what, "conflict").inc()
             if conflicts >= CONFLICT_TRIES:
                 raise
             log.info("conflict, deciding again", what=what, error=str(error))

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error, or coloured text on a terminal."""
+"""What every service process says of itself: structured logs and metrics."""
 
 from __future__ import annotations
 
@@ -7,12 +7,26 @@ import sys
 
 import structlog
 
+from tidegate.core.metrics import serve_metrics
+from tidegate.core.settings import ServiceSettings
+
 # aiokafka and faust log every failed connection attempt (about 930 ERROR lines in an 11 s broker outage).
 _NOISY_LOGGERS = ("aiokafka", "faust", "mode", "kafka", "asyncio", "tidegate.faust")
 
 
+def start_telemetry(service: str, settings: ServiceSettings) -> None:
+    """Set up logs and metrics of the process of ``service``; metrics are served until it ends.
+
+    Raises:
+        Unavailable: The metrics' port is taken.
+
+    """
+    configure_logs(service, settings.log_level)
+    serve_metrics(settings)
+
+
 def configure_logs(service: str, level: str = "INFO") -> None:
-    """Set up structlog and the standard library's logging for the process of ``service``."""
+    """Set up structlog and the standard library's logging: one JSON object a line, or coloured text on a terminal."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

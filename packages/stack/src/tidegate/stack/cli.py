@@ -139,13 +139,19 @@ def status(
 
 def _table(found: Status) -> Table:
     table = Table(box=None, header_style="bold")
-    for name in ("part", "state", "port", "process", "up", "memory"):
+    for name in ("part", "state", "port", "metrics", "process", "up", "memory"):
         table.add_column(name, justify="left" if name in {"part", "state"} else "right")
     for part in found.parts:
         state = "[green]ready[/]" if part.ready else f"[red]{part.state}, not ready[/]"
         memory = f"{part.memory_bytes / 2**20:.0f} MiB" if part.pid else ""
         table.add_row(
-            part.name, state, str(part.port), str(part.pid or ""), f"{part.up_s:.0f} s" if part.pid else "", memory
+            part.name,
+            state,
+            str(part.port),
+            str(part.metrics_port or ""),
+            str(part.pid or ""),
+            f"{part.up_s:.0f} s" if part.pid else "",
+            memory,
         )
     return table
 

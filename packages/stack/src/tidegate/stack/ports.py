@@ -14,6 +14,7 @@ from tidegate.core.errors import FailedPrecondition, InvalidInput
 DEFAULT_PORT_BASE: Final = 7400
 LOOPBACK: Final = "127.0.0.1"
 _LOWEST_BASE: Final = 1024
+_METRICS: Final = "_metrics"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,12 @@ class PortPlan:
     validator: int
     modelhost: int
     modelhost_sandbox: int
+    registry_metrics: int
+    deployer_metrics: int
+    monitor_metrics: int
+    validator_metrics: int
+    modelhost_metrics: int
+    modelhost_sandbox_metrics: int
 
     @classmethod
     def from_base(cls, base: int) -> Self:
@@ -53,6 +60,15 @@ class PortPlan:
         """Return ports that are free now."""
         names = [each.name for each in fields(cls)]
         return cls(**dict(zip(names, free_ports(len(names)), strict=True)))
+
+    def metrics(self) -> dict[str, int]:
+        """Return the port of each service's metrics by the part's name."""
+        ports = asdict(self)
+        return {
+            name.removesuffix(_METRICS).replace("_", "-"): port
+            for name, port in ports.items()
+            if name.endswith(_METRICS)
+        }
 
     def taken(self, *, is_free: Callable[[int], bool] | None = None) -> dict[str, int]:
         """Return the parts whose port somebody has, with the port."""

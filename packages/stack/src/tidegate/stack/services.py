@@ -83,6 +83,8 @@ def _service(site: Site, part: str, port: int, settings: Mapping[str, str], call
     own = {
         f"{prefix}HOST": LOOPBACK,
         f"{prefix}PORT": str(port),
+        f"{prefix}METRICS_HOST": LOOPBACK,
+        f"{prefix}METRICS_PORT": str(site.ports.metrics()[part]),
         f"{prefix}DATA_DIR": str(site.layout.part(part)),
     }
     passed_on = {name: value for name, value in caller.items() if name.startswith(prefix)}

@@ -30,13 +30,17 @@ from tidegate.stack.supervisor import Supervisor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartStatus:
-    """How a part is: ``state`` is the supervisor's word in lower case, ``ready`` whether it answers."""
+    """How a part is: ``state`` is the supervisor's word in lower case, ``ready`` whether it answers.
+
+    ``metrics_port`` is where it serves Prometheus metrics, 0 = nowhere.
+    """
 
     name: str
     state: str
     ready: bool
     pid: int
     port: int
+    metrics_port: int
     up_s: float
     memory_bytes: int
 
@@ -98,6 +102,7 @@ class Stack:
         if found is None or not self._supervisor.is_alive():
             return Status(state="degraded" if leftovers.marked(self.layout) else "stopped")
         states = self._supervisor.states()
+        metrics = found.ports.metrics()
         looked_at = parts(found.ports, ensure_credentials(self.layout.credentials))
         statuses = tuple(
             PartStatus(
@@ -106,6 +111,7 @@ class Stack:
                 ready=states[name].state == "RUNNING" and looked_at[name].is_ready(),
                 pid=states[name].pid,
                 port=looked_at[name].port,
+                metrics_port=metrics.get(name, 0),
                 up_s=_up_s(states[name].pid),
                 memory_bytes=_memory_bytes(states[name].pid),
             )

@@ -16,7 +16,7 @@ from tidegate.core.errors import InvalidInput, Unavailable
 from tidegate.core.grpc_server import GrpcServer
 from tidegate.core.process import run, wait_for_signal
 from tidegate.core.settings import KafkaSettings
-from tidegate.core.telemetry import configure_logs
+from tidegate.core.telemetry import start_telemetry
 from tidegate.deployer.agents import SOURCE
 from tidegate.deployer.follower import Follower
 from tidegate.deployer.group import WorkerGroup
@@ -44,7 +44,7 @@ async def tick(group: WorkerGroup, period_s: float) -> None:
 async def serve() -> None:
     """Put the parts together and run until a signal asks to stop."""
     settings, kafka = DeployerSettings(), KafkaSettings()
-    configure_logs("deployer", settings.log_level)
+    start_telemetry("deployer", settings)
     while True:
         try:
             async with EventProducer(kafka, client_id="tidegate-deployer") as producer:

@@ -19,13 +19,15 @@ from google.protobuf.message import Message
 
 from tidegate.contracts.codec import PROTOBUF, Event, derived_event_id, encode, timed_event_id
 from tidegate.contracts.topics import ROLLOUT_STATE, TOPIC_BY_MESSAGE
+from tidegate.core.metrics import EVENTS_PRODUCED
 from tidegate.core.settings import KafkaSettings
 from tidegate.deployer import events as core
 from tidegate.deployer import wire
 from tidegate.deployer.hosts import Seen, Wanted
+from tidegate.deployer.metrics import DECISIONS, STATE_GAUGES, STEPS, TRANSACTION_SECONDS, AckTimes
 from tidegate.deployer.rollout import decide
 from tidegate.deployer.state import Decision, ModelState
-from tidegate.v1.rollout_events_pb2 import RolloutState, RouteApplied, RouteTable
+from tidegate.v1.rollout_events_pb2 import Phase, RolloutState, RolloutStep, RouteApplied, RouteTable
 
 SOURCE: Final = "tidegate/deployer"
 RETRY_BACKOFF_MS: Final = 5
@@ -43,7 +45,7 @@ log = structlog.get_logger(__name__)
 class Item:
     """One thing that reached a partition: an event for the core, or what the proxies said.
 
-    ``source`` and ``offset`` say where it stood, if Kafka brought it.
+    ``source`` and ``offset`` say where it stood and ``sent_time`` when it was published, if Kafka brought it.
     """
 
     model: str
@@ -53,6 +55,7 @@ class Item:
     applied: RouteApplied | None = None
     source: TopicPartition | None = None
     offset: int = -1
+    sent_time: datetime | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -75,12 +78,15 @@ class PartitionWorker:
         group: str,
         apply_route: ApplyRoute,
         wake_host: Callable[[], None],
+        on_handled: Callable[[TopicPartition, int], None] = lambda _place, _offset: None,
     ) -> None:
         self.partition = partition
         self._kafka = kafka
         self._group = group
         self._apply_route = apply_route
         self._wake_host = wake_host
+        self._on_handled = on_handled
+        self._ack_times = AckTimes()
         self._queue: asyncio.Queue[Item] = asyncio.Queue(QUEUE_MAX)
         self._states: dict[str, ModelState] = {}
         self._offsets: dict[TopicPartition, int] = {}
@@ -95,6 +101,7 @@ class PartitionWorker:
         """Fence the predecessor, load what it committed, begin a new epoch of its routes."""
         await self._producer.start()
         self._states = await self._load()
+        STATE_GAUGES.show(self._states)
         log.info("partition taken", partition=self.partition, models=sorted(self._states))
         for model in self._states:
             taken = core.TakenOver(time_s=_now_s(), cause=f"partition {self.partition} taken over")
@@ -102,6 +109,7 @@ class PartitionWorker:
 
     async def stop(self) -> None:
         """Give the partition up."""
+        STATE_GAUGES.forget([*self._states])
         await self._producer.stop()
 
     async def put(self, item: Item) -> None:
@@ -157,12 +165,25 @@ class PartitionWorker:
                 self._offsets[item.source] = item.offset + 1
             self._decide(item, outcome)
         if outcome.messages or outcome.states or self._offsets_are_due():
-            await self._commit(outcome)
+            with TRANSACTION_SECONDS.time():
+                await self._commit(outcome)
+        self._measure(items, outcome)
         # Only what is committed has an effect outside.
         for table, decided in outcome.routes.values():
             self._apply_route(table, decided)
         if outcome.states:
             self._wake_host()
+
+    def _measure(self, items: list[Item], outcome: Outcome) -> None:
+        for item in items:
+            if item.source is not None:
+                self._on_handled(item.source, item.offset)
+        for event in outcome.messages:
+            EVENTS_PRODUCED.labels(TOPIC_BY_MESSAGE[event.type].name).inc()
+            if isinstance(event.message, RolloutStep):
+                STEPS.labels(Phase.Name(event.message.phase).removeprefix("PHASE_")).inc()
+        if outcome.states:
+            STATE_GAUGES.show(outcome.states)
 
     def _decide(self, item: Item, outcome: Outcome) -> None:
         if item.applied is not None:
@@ -171,6 +192,7 @@ class PartitionWorker:
             return
         before = self._states.get(item.model) or ModelState(model=item.model)
         decision = decide(before, item.event)
+        DECISIONS.labels(type(item.event).__name__).inc()
         self._states[item.model] = decision.state
         if not isinstance(item.event, core.Ticked | core.HeartbeatSeen) or decision.steps:
             log.info("decided", model=item.model, on=type(item.event).__name__, reason=decision.reason)
@@ -196,9 +218,12 @@ class PartitionWorker:
             table = wire.route_message(item.model, decision.state.route)
             decided = datetime.fromtimestamp(_event_time_s(item), tz=UTC)
             outcome.routes[item.model] = (table, decided)
+            breach_time = item.sent_time if isinstance(item.event, core.MetricBreached) else None
+            self._ack_times.decided(item.model, table.epoch, table.revision, breach_time)
 
     def _record_applied(self, item: Item, applied: RouteApplied, outcome: Outcome) -> None:
         state = self._states.get(item.model)
+        self._ack_times.applied(applied, datetime.now(tz=UTC))
         key = f"{applied.model}|{applied.epoch}|{applied.revision}|{','.join(applied.applied)}|{applied.complete}"
         outcome.messages.append(
             Event(

@@ -13,8 +13,9 @@ from tidegate.contracts.codec import InvalidEvent, Record, decode
 from tidegate.contracts.topics import COMMANDS, MONITORING, REGISTRY, VALIDATION
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
+from tidegate.core.metrics import Handling
 from tidegate.core.settings import KafkaSettings
-from tidegate.core.streams import exit_unexpected
+from tidegate.core.streams import exit_unexpected, set_aside
 from tidegate.deployer import wire
 from tidegate.deployer.agents import ApplyRoute, Item, PartitionWorker
 from tidegate.deployer.events import RouteAcknowledged
@@ -38,6 +39,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         self._group = f"{kafka.topic_prefix}-deployer"
         self._workers: dict[int, PartitionWorker] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._handling = {name: Handling(name) for name in (one.full_name(kafka.topic_prefix) for one in INPUTS)}
         self._taken = asyncio.Event()
         self._is_fresh = False
         self.host: LiveHost | None = None
@@ -122,6 +124,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
                 group=self._group,
                 apply_route=self._apply_route,
                 wake_host=self._wake_host,
+                on_handled=self._on_handled,
             )
             await worker.start()
             self._workers[partition] = worker
@@ -153,6 +156,11 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
             await worker.stop()
         self._tasks.clear()
         self._workers.clear()
+        for handling in self._handling.values():
+            handling.clear()
+
+    def _on_handled(self, place: TopicPartition, offset: int) -> None:
+        self._handling[place.topic].done((place.partition, offset))
 
     async def _deliver(self, batches: dict[TopicPartition, list[Any]]) -> None:
         for place, records in batches.items():
@@ -176,6 +184,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._set_aside(record, error)
             await worker.put(Item(model="", event=None, source=place, offset=record.offset))
             return
+        self._handling[place.topic].take((place.partition, record.offset), event.time)
         await worker.put(
             Item(
                 model=event.subject,
@@ -184,14 +193,14 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
                 correlation_id=event.correlation_id,
                 source=place,
                 offset=record.offset,
+                sent_time=event.time,
             )
         )
 
     async def _set_aside(self, record: Any, error: InvalidEvent) -> None:
         origin = f"{record.topic}/{record.partition}/{record.offset}"
-        log.warning("message set aside", origin=origin, error=f"{error.code}: {error}")
         aside = Record(key=record.key or b"", value=record.value or b"", headers=tuple(record.headers))
-        await self._producer.dead_letter(aside, origin=origin, error=f"{error.code}: {error}")
+        await set_aside(self._producer, aside, origin=origin, code=error.code, error=str(error))
 
 
 async def _run(worker: PartitionWorker) -> None:

@@ -11,7 +11,7 @@ from tidegate.core.grpc_server import GrpcServer
 from tidegate.core.object_store import ObjectStore
 from tidegate.core.process import run, wait_for_signal
 from tidegate.core.settings import ObjectStoreSettings
-from tidegate.core.telemetry import configure_logs
+from tidegate.core.telemetry import start_telemetry
 from tidegate.modelhost.host import Host
 from tidegate.modelhost.service import SERVICE_NAME, ModelHostService
 from tidegate.modelhost.settings import ModelHostSettings
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 async def serve() -> None:
     """Serve until a signal asks to stop; live model servers go on."""
     settings = ModelHostSettings()
-    configure_logs("modelhost", settings.log_level)
+    start_telemetry("modelhost", settings)
     # The object store may come up later: a fetch that fails for that is tried again by the server's keeper.
     host = Host(settings, ObjectStore(ObjectStoreSettings()))
     server = GrpcServer(service_names=[SERVICE_NAME])

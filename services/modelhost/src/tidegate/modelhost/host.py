@@ -17,6 +17,7 @@ from tidegate.modelhost.artifacts import ArtifactCache
 from tidegate.modelhost.keeper import Keeper, Ports
 from tidegate.modelhost.launcher import Launcher
 from tidegate.modelhost.lifecycle import Server, Spec, State, begin
+from tidegate.modelhost.metrics import show_servers
 from tidegate.modelhost.settings import ModelHostSettings
 from tidegate.modelhost.store import StateFile
 
@@ -61,6 +62,7 @@ class Host:
         for server_id in await asyncio.to_thread(processes.marks_alive, self._settings.data_dir) - known:
             log.warning("a server that nobody knows is ended", server_id=server_id)
             await processes.end(None, self.launcher.mark(server_id), grace_s=self._settings.stop_grace_s)
+        show_servers(servers)
         for server in servers:
             keeper = Keeper(server, self._ports)
             self._keep(keeper, asyncio.create_task(keeper.adopt()))
@@ -151,6 +153,7 @@ class Host:
 
     def _save(self) -> None:
         self._state_file.save(keeper.server for keeper in self._keepers.values())
+        show_servers(keeper.server for keeper in self._keepers.values())
 
 
 def _lock(data_dir: Path) -> IO[str]:

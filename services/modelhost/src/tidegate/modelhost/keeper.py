@@ -32,6 +32,7 @@ from tidegate.modelhost.lifecycle import (
     decide,
     measured,
 )
+from tidegate.modelhost.metrics import LAUNCH_FAILURES, RESIDENT, STARTS, note_change
 from tidegate.modelhost.runtimes import load_runtime
 
 STARTING_POLL_S: Final = 0.05
@@ -100,6 +101,7 @@ class Keeper:
             self._tree = await asyncio.to_thread(processes.tree, process, self._mark)
         if self.server.process == process:
             self.server = measured(self.server, processes.peak_memory_bytes(self._tree))
+            RESIDENT.labels(self.server.spec.server_id).set(processes.resident_bytes(self._tree))
 
     async def _next_event(self) -> Event:
         poll_s = STARTING_POLL_S if self.server.state is State.STARTING else READY_POLL_S
@@ -144,6 +146,7 @@ class Keeper:
         """Save, then do; return False when the server is forgotten."""
         before, self.server = self.server, decision.server
         if self.server != before or decision.commands:
+            note_change(before, self.server)
             self._ports.save()
         if self.server.state is not before.state:
             _log_state(self.server)
@@ -154,6 +157,7 @@ class Keeper:
                 case Command.KILL:
                     await self._kill()
                 case Command.FORGET:
+                    RESIDENT.remove(self.server.spec.server_id)
                     self._ports.launcher.clean(self.server.spec)
                     return False
                 case _:
@@ -173,10 +177,12 @@ class Keeper:
         except OSError as error:
             await self._refuse("LAUNCH_FAILED", f"the process could not be started: {error}", is_transient=True)
         else:
+            STARTS.inc()
             self._popen = running.popen
             await self._inbox.put(running.launched)
 
     async def _refuse(self, code: str, message: str, *, is_transient: bool) -> None:
+        LAUNCH_FAILURES.labels(code).inc()
         reason = Reason(code=code, message=message)
         await self._inbox.put(LaunchFailed(time=utc_now(), reason=reason, is_transient=is_transient))
 

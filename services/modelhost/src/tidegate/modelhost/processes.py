@@ -21,6 +21,7 @@ CREATE_TIME_TOLERANCE_S: Final = 2.0
 KILL_TIMEOUT_S: Final = 10.0
 POLL_S: Final = 0.02
 _HIGH_WATER = re.compile(rb"^VmHWM:\s+(\d+) kB", re.MULTILINE)
+_RESIDENT = re.compile(rb"^VmRSS:\s+(\d+) kB", re.MULTILINE)
 
 
 def mark(data_dir: Path, server_id: str) -> str:
@@ -44,7 +45,12 @@ def peak_memory_bytes(pids: Sequence[int]) -> int:
 
     The kernel's own high-water marks are summed: they miss no short peak, and shared pages count once a process.
     """
-    return sum(_high_water_bytes(pid) for pid in pids)
+    return sum(_status_bytes(pid, _HIGH_WATER) for pid in pids)
+
+
+def resident_bytes(pids: Sequence[int]) -> int:
+    """Return the resident memory of the processes that live now, in bytes; shared pages count once a process."""
+    return sum(_status_bytes(pid, _RESIDENT) for pid in pids)
 
 
 def marks_alive(data_dir: Path) -> set[str]:
@@ -136,9 +142,9 @@ def _signal(process: psutil.Process, *, kill: bool) -> None:
         process.kill() if kill else process.terminate()
 
 
-def _high_water_bytes(pid: int) -> int:
+def _status_bytes(pid: int, line: re.Pattern[bytes]) -> int:
     try:
-        found = _HIGH_WATER.search(Path(f"/proc/{pid}/status").read_bytes())
+        found = line.search(Path(f"/proc/{pid}/status").read_bytes())
     except OSError:
         return 0
     return int(found.group(1)) * 1024 if found else 0

@@ -17,6 +17,7 @@ from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 
 from tidegate.contracts.names import is_model, parse_version
 from tidegate.monitor.batches import Assembler, Attempt, Key
+from tidegate.monitor.metrics import LOG_ENTRIES
 
 SERVICE_NAME: Final = "envoy.service.accesslog.v3.AccessLogService"
 LOG_NAME: Final = "tidegate-upstream"
@@ -29,6 +30,9 @@ MIRROR_SUFFIX: Final = "-shadow"
 # The client went away before the answer: nginx's name for what is neither an answer nor a broken server.
 STATUS_CLIENT_CLOSED: Final = 499
 
+_TAKEN: Final = LOG_ENTRIES.labels("taken")
+_IGNORED: Final = LOG_ENTRIES.labels("ignored")
+
 log = structlog.get_logger(__name__)
 
 
@@ -37,8 +41,6 @@ class AccessLogService(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[m
 
     def __init__(self, assembler: Assembler) -> None:
         self._assembler = assembler
-        self.entries_taken = 0
-        self.entries_ignored = 0
 
     async def StreamAccessLogs(self, request_iterator: AsyncIterator[Any], context: Any) -> Any:  # noqa: N802, ARG002
         """Take entries until the proxy goes; the identifier stands in the first message only."""
@@ -52,13 +54,15 @@ class AccessLogService(als_pb2_grpc.AccessLogServiceServicer):  # type: ignore[m
         return als_pb2.StreamAccessLogsResponse()
 
     def _take(self, node_id: str, entries: Any) -> None:
+        taken = 0
         for entry in entries:
             attempt = read_attempt(node_id, entry)
-            if attempt is None:
-                self.entries_ignored += 1
-            else:
-                self.entries_taken += 1
+            if attempt is not None:
+                taken += 1
                 self._assembler.add(attempt)
+        # Once for all entries of a message: a gateway sends many in one.
+        _TAKEN.inc(taken)
+        _IGNORED.inc(len(entries) - taken)
 
 
 def read_attempt(node_id: str, entry: Any) -> Attempt | None:

@@ -27,6 +27,7 @@ from tidegate.monitor.judges.evidence import evidence
 from tidegate.monitor.judges.judge import decide
 from tidegate.monitor.judges.latency import Latencies
 from tidegate.monitor.judges.values import Batch, Kind
+from tidegate.monitor.metrics import WatchGauges, count_batch, count_finding
 from tidegate.monitor.publishing import SOURCE, Sequences
 from tidegate.monitor.rollouts import Fit, ModelState, Rollout, RouteFacts
 from tidegate.monitor.settings import MonitorSettings
@@ -35,6 +36,7 @@ from tidegate.v1.monitoring_events_pb2 import MetricReport, PredictionBatch
 from tidegate.v1.rollout_events_pb2 import RolloutStep
 
 HELD_BATCHES_MAX: Final = 256
+_FINDINGS: Final = {"MetricBreach": "breach", "EvidenceReached": "evidence_reached"}
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +89,7 @@ class Judging:
         self._models: dict[str, ModelState] = {}
         self._held: defaultdict[str, deque[Held]] = defaultdict(deque)
         self._windows: dict[tuple[str, str], Window] = {}
+        self._gauges = WatchGauges()
         self._window_start = utc_now()
         self._loaded: set[int] = set()
         self._lock = asyncio.Lock()
@@ -135,6 +138,9 @@ class Judging:
                 await self._drain(model)
             reports = [self._report(state, rollout) for state in self._models.values() for rollout in state.rollouts]
             await self._producer.publish_all(reports)
+            self._gauges.keep_only(
+                [state.model for state in self._models.values() if state.rollouts], rollouts=len(reports)
+            )
             self._windows.clear()
             self._window_start = utc_now()
 
@@ -226,7 +232,12 @@ class Judging:
         await self._producer.publish_all(findings)
         await self._store.save(after)
         self._models[state.model] = after
+        for finding in findings:
+            count_finding(_FINDINGS[finding.type], str(getattr(finding.message, "guard", "")))
         for rollout, batch in counted:
+            count_batch(batch)
+            if batch.candidate.requests:
+                self._gauges.seen(state.model)
             self._window(state.model, rollout.rollout_id).add(batch, message.dropped_count)
 
     def _finding(self, cause: Event, rollout: Rollout, message: Message, number: int) -> Event:
@@ -249,9 +260,9 @@ class Judging:
         rules = rollout.judge.rules
         kind = Kind.CONCURRENT if rollout.newest.concurrent else Kind.ABSOLUTE
         guards = [
-            wire.to_evidence(evidence(rules, guard, known, kind))
-            for guard, known in zip(rules.guards, rollout.judge.guards, strict=True)
+            evidence(rules, guard, known, kind) for guard, known in zip(rules.guards, rollout.judge.guards, strict=True)
         ]
+        self._gauges.show(state.model, guards)
         p50, p90, p99 = window.latencies_ms()
         now = utc_now()
         message = MetricReport(
@@ -265,7 +276,7 @@ class Judging:
             latency_ms_p50=p50,
             latency_ms_p90=p90,
             latency_ms_p99=p99,
-            guards=guards,
+            guards=[wire.to_evidence(one) for one in guards],
             weight_millionths=rollout.newest.weight_millionths,
             log_gap=window.log_gap,
         )

@@ -12,6 +12,7 @@ from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
 from tidegate.core.streams import retrying
 from tidegate.monitor.batches import Assembler, Slice
+from tidegate.monitor.metrics import LOG_GAP
 from tidegate.monitor.wire import to_batch_message
 
 SOURCE: Final = "tidegate/monitor"
@@ -56,6 +57,7 @@ class PredictionPublisher:
         for part in self._assembler.close_slice():
             try:
                 self._queue.put_nowait(self._event(part))
+                LOG_GAP.inc(part.dropped)
             except asyncio.QueueFull:
                 lost = len(part.rows) + part.dropped
                 self._assembler.add_dropped(part.key, lost)

@@ -14,6 +14,7 @@ from tidegate.core.errors import AlreadyExists, InvalidInput
 from tidegate.registry.aliases import apply_step
 from tidegate.registry.catalog import is_version
 from tidegate.registry.intake import can_be_told
+from tidegate.registry.metrics import rejections_counted
 from tidegate.registry.registration import Registrar
 from tidegate.registry.rejection import Rejected
 from tidegate.registry.store import (
@@ -73,7 +74,8 @@ class RegistryAgents:
         if await self._store.read(lambda connection: was_consumed(connection, cause.id)):
             return
         try:
-            await self._registrar.register(training, cause)
+            with rejections_counted():
+                await self._registrar.register(training, cause)
         except Rejected as error:
             if not can_be_told(training.model):
                 raise

@@ -27,6 +27,7 @@ from tidegate.registry.catalog import (
 )
 from tidegate.registry.evaluation import Evaluation, compare, read_evaluation
 from tidegate.registry.intake import missing_facts, shape_faults
+from tidegate.registry.metrics import REGISTRATIONS
 from tidegate.registry.rejection import Rejected, rejected
 from tidegate.registry.store import (
     Cause,
@@ -235,6 +236,7 @@ class Registrar:
             return Registration(version=read_version_by_id(connection, row_id), duplicate=False)
 
         result = await self._store.write(commit)
+        REGISTRATIONS.labels("DUPLICATE" if result.duplicate else basis.decision.change.name).inc()
         reference = version_reference(training.model, result.version.registered.version)
         log.info("version registered", version=reference, rule=basis.decision.rule, reason=registered.reason)
         return result

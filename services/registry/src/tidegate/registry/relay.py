@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import structlog
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from tidegate.contracts.codec import Record
+from tidegate.core.clock import utc_now
 from tidegate.core.streams import retrying
+from tidegate.registry.metrics import OUTBOX_AGE, OUTBOX_EVENTS
 from tidegate.registry.store import Store
 from tidegate.registry.tables import outbox
 
@@ -18,6 +21,7 @@ BATCH_ROWS: Final = 200
 # Rows of another process, or of this one before a crash, wake nobody up.
 LOOK_AGAIN_S: Final = 1.0
 PUBLISHED_ROWS_KEPT: Final = 10_000
+MEASURE_S: Final = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +55,17 @@ class OutboxRelay:
                 await asyncio.wait_for(self._store.written.wait(), LOOK_AGAIN_S)
             except TimeoutError:
                 continue
+
+    async def measure_for_ever(self) -> None:
+        """Keep the metrics of the outbox, also while the broker is away."""
+        while True:
+            await retrying(self._measure, what="outbox metrics")
+            await asyncio.sleep(MEASURE_S)
+
+    async def _measure(self) -> None:
+        count, oldest = await self._store.read(_waiting)
+        OUTBOX_EVENTS.set(count)
+        OUTBOX_AGE.set(0.0 if oldest is None else max(0.0, (utc_now() - oldest).total_seconds()))
 
     async def publish_batch(self) -> int:
         """Publish the next rows and return how many; retried while broker or database are away."""
@@ -95,6 +110,16 @@ def _unpublished(connection: Connection) -> list[tuple[int, str, Record]]:
         )
         for row in rows
     ]
+
+
+def _waiting(connection: Connection) -> tuple[int, datetime | None]:
+    """Return how many rows are not published, and when the first of them was committed."""
+    row = connection.execute(
+        select(func.count(), func.min(outbox.c.create_time)).where(outbox.c.published.is_(False))
+    ).one()
+    oldest: datetime | None = row[1]
+    # SQLite keeps no time zone.
+    return int(row[0]), oldest.replace(tzinfo=UTC) if oldest is not None and oldest.tzinfo is None else oldest
 
 
 def _mark(connection: Connection, row_ids: list[int]) -> None:

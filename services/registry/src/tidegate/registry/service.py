@@ -91,7 +91,7 @@ async def _work(
         _ready_when_consuming(app, server)
         await app.start()
         try:
-            await _first_of([relay.run(), app.wait_until_stopped()])
+            await _first_of([relay.run(), relay.measure_for_ever(), app.wait_until_stopped()])
         finally:
             await app.stop()
 

@@ -16,6 +16,7 @@ from tidegate.core.errors import Conflict, FailedPrecondition, InvalidInput, Not
 from tidegate.registry import lookups
 from tidegate.registry.aliases import ROLLOUT_ALIASES, AliasMove, move_alias, read_alias
 from tidegate.registry.catalog import read_policy, read_version
+from tidegate.registry.metrics import rejections_counted
 from tidegate.registry.paging import page_size
 from tidegate.registry.policies import apply_policy, checked
 from tidegate.registry.registration import Registrar
@@ -42,7 +43,8 @@ class RegistryServicer(RegistryServiceServicer):
         """Register a version, as TrainingCompleted does."""
         training = request.training
         cause = _cause(f"RegisterVersion|{training.model}", training.request_id, context)
-        result = await self._registrar.register(training, cause)
+        with rejections_counted():
+            result = await self._registrar.register(training, cause)
         version = await self._store.read(lambda connection: lookups.version_to_wire(connection, result.version))
         return api.RegisterVersionResponse(version=version, duplicate=result.duplicate)
 

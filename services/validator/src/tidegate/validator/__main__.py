@@ -13,7 +13,7 @@ from tidegate.core.object_store import ObjectStore
 from tidegate.core.process import run, until_signal
 from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
 from tidegate.core.streams import consume, create_app, retrying
-from tidegate.core.telemetry import configure_logs
+from tidegate.core.telemetry import start_telemetry
 from tidegate.validator.agents import ValidationAgent
 from tidegate.validator.history import restore
 from tidegate.validator.sandbox import Sandbox
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 async def serve() -> None:
     """Put the parts together and run until a signal asks to stop."""
     settings, kafka = ValidatorSettings(), KafkaSettings()
-    configure_logs("validator", settings.log_level)
+    start_telemetry("validator", settings)
     server = create_server()
     await server.start(settings.host, settings.port)
     try:

@@ -17,6 +17,7 @@ from tidegate.core.object_store import ObjectStore, digest_of_bytes
 from tidegate.v1 import events_pb2 as pb
 from tidegate.v1.values_pb2 import Reason
 from tidegate.validator.demands import dataset_digest
+from tidegate.validator.metrics import TRIALS, count_verdict
 from tidegate.validator.store import KnownMetric, ModelMemory
 from tidegate.validator.trial import Report, Trial
 from tidegate.validator.verdict import Check, RuntimeSeen, latency_ms_p99
@@ -53,11 +54,13 @@ class ValidationAgent:
         if self._memory.is_decided(event.id):
             return
         begin = time.monotonic()
-        report = await self._trial.run(registered)
+        with TRIALS.track_inprogress():
+            report = await self._trial.run(registered)
         uri, digest = await self._stored(registered, report)
         messages = _messages(registered, report, uri, digest)
         await self._producer.publish_all(_event(event, message, place) for place, message in enumerate(messages))
         self._remember(event, registered, report)
+        count_verdict(report.verdict)
         log.info(
             "validated",
             version=reference,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
 from tidegate.v1.events_pb2 import ModelRegistered
-from tidegate.validator.metrics import HIGHER_IS_BETTER
+from tidegate.validator.quality import HIGHER_IS_BETTER
 from tidegate.validator.store import ModelMemory
 from tidegate.validator.verdict import Demands, MetricDemand, OutputWanted, RuntimeDemand
 

@@ -1,50 +1,46 @@
-"""Metrics from labels and scores, numpy only; each is tested against scikit-learn."""
+"""The validator's own metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Final, ParamSpec, TypeVar
 
-import numpy as np
+from prometheus_client import Counter, Gauge, Histogram
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+from tidegate.core.metrics import DURATION_BUCKETS_S
+from tidegate.validator.verdict import Verdict
 
-PROBABILITY_SMALLEST: Final = 1e-15
-DECISION_THRESHOLD: Final = 0.5
+P = ParamSpec("P")
+R = TypeVar("R")
 
-
-def roc_auc(labels: Array, scores: Array) -> float:
-    """Return the area under the ROC curve by ranks, ties counted half (Mann-Whitney); NaN if a class is missing."""
-    positive = labels > DECISION_THRESHOLD
-    positives, negatives = int(positive.sum()), int((~positive).sum())
-    if not positives or not negatives:
-        return float("nan")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks = (last - (counts - 1) / 2)[inverse]
-    return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def accuracy(labels: Array, scores: Array) -> float:
-    """Return the share of rows whose score and label are on the same side of one half."""
-    return float(np.mean((scores > DECISION_THRESHOLD) == (labels > DECISION_THRESHOLD)))
+TRIALS: Final = Gauge("tidegate_validator_trials_in_progress", "Versions that are being tried.")
+VERDICTS: Final = Counter("tidegate_validator_verdicts_total", "Versions judged: blessed or failed.", ["result"])
+FAILURES: Final = Counter("tidegate_validator_failed_checks_total", "Checks that failed, by reason code.", ["code"])
+TRIAL_SECONDS: Final = Histogram(
+    "tidegate_validator_trial_seconds",
+    "Duration of a trial by stage: artifact, files, start, query, measure; whole = all of it.",
+    ["stage"],
+    buckets=DURATION_BUCKETS_S,
+)
 
 
-def log_loss(labels: Array, scores: Array) -> float:
-    """Return the mean negative log-likelihood of the labels."""
-    clipped = np.clip(scores, PROBABILITY_SMALLEST, 1 - PROBABILITY_SMALLEST)
-    return float(-np.mean(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped)))
+def stage(name: str) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
+    """Time every call of the decorated coroutine function as the stage ``name``."""
+
+    def decorate(work: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+        @wraps(work)
+        async def timed(*args: P.args, **kwargs: P.kwargs) -> R:
+            with TRIAL_SECONDS.labels(name).time():
+                return await work(*args, **kwargs)
+
+        return timed
+
+    return decorate
 
 
-def rmse(labels: Array, scores: Array) -> float:
-    """Return the root of the mean squared error."""
-    return float(np.sqrt(np.mean((labels - scores) ** 2)))
-
-
-METRICS: Final[dict[str, Callable[[Array, Array], float]]] = {
-    "roc_auc": roc_auc,
-    "accuracy": accuracy,
-    "log_loss": log_loss,
-    "rmse": rmse,
-}
-HIGHER_IS_BETTER: Final = {"roc_auc": True, "accuracy": True, "log_loss": False, "rmse": False}
+def count_verdict(verdict: Verdict) -> None:
+    """Count a verdict that was published, with the codes of the checks that failed."""
+    VERDICTS.labels("blessed" if verdict.is_blessed else "failed").inc()
+    for check in verdict.failures:
+        FAILURES.labels(check.code).inc()

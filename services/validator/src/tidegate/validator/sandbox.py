@@ -17,6 +17,7 @@ from tidegate.core.errors import Unavailable
 from tidegate.v1 import modelhost_service_pb2 as pb
 from tidegate.v1.modelhost_service_pb2_grpc import ModelHostServiceStub
 from tidegate.validator.inference import InferenceRequest
+from tidegate.validator.metrics import stage
 from tidegate.validator.queries import outputs_of
 from tidegate.validator.verdict import Answer
 
@@ -79,6 +80,7 @@ class Sandbox:
             return found[0]
         raise Unavailable(f"the model host has lost server {server_id!r}", code="MODEL_HOST_LOST_SERVER")
 
+    @stage("start")
     async def _started(self, spec: pb.ServerSpec) -> pb.Server:
         request = pb.StartServerRequest(spec=spec)
         try:

@@ -22,7 +22,8 @@ from tidegate.v1.policy_pb2 import RuntimePolicy
 from tidegate.validator.demands import MetricValues, demands_of
 from tidegate.validator.formats import HEAD_BYTES, sniff
 from tidegate.validator.inference import request_for
-from tidegate.validator.metrics import METRICS
+from tidegate.validator.metrics import stage
+from tidegate.validator.quality import METRICS
 from tidegate.validator.queries import (
     LABEL,
     array_of,
@@ -81,6 +82,7 @@ class Trial:
         self._sandbox = sandbox
         self._memory = memory
 
+    @stage("whole")
     async def run(self, registered: ModelRegistered) -> Report:
         """Return what came of trying ``registered``.
 
@@ -101,6 +103,7 @@ class Trial:
         except InvalidInput as error:
             return Report(verdict=_with(artifact, _broken("files", str(error), error.code)))
 
+    @stage("artifact")
     async def _judge_artifact(self, registered: ModelRegistered) -> Verdict:
         wanted = registered.artifact
         with tempfile.TemporaryDirectory(prefix="tidegate-validator-") as folder:
@@ -117,6 +120,7 @@ class Trial:
             ArtifactSeen(digest_wanted=wanted.digest, digest=digest, format_wanted=wanted.format or "onnx", format=kind)
         )
 
+    @stage("files")
     async def _tables(self, registered: ModelRegistered) -> Tables:
         return Tables(
             samples=await self._table(registered.sample_requests_uri, "sample requests"),
@@ -176,6 +180,7 @@ class Trial:
         )
         return facts, server, tail, values
 
+    @stage("query")
     async def _query(self, client: ServerClient, registered: ModelRegistered, samples: pa.Table | None) -> RuntimeSeen:
         """Ask the sample rows one by one; the first failure ends it, since it decides."""
         if samples is None:
@@ -191,6 +196,7 @@ class Trial:
         golden = golden_of(samples, bodies, registered.signature)
         return RuntimeSeen(runtime="", answers=tuple(answers), golden=golden)
 
+    @stage("measure")
     async def _measure(
         self, client: ServerClient, registered: ModelRegistered, evaluation: pa.Table | None
     ) -> MetricValues:

@@ -12,6 +12,7 @@ import structlog
 from envoy.service.discovery.v3 import ads_pb2_grpc
 
 from tidegate.core.clock import utc_now
+from tidegate.deployer.metrics import PROXIES, REFUSALS
 from tidegate.deployer.xds.listener import gateway_listener
 from tidegate.deployer.xds.ordering import ModelResources, Models, ProxyState, is_settled
 from tidegate.deployer.xds.resources import encode, model_resources
@@ -150,6 +151,7 @@ class ProxyFleet:
             proxy.state = proxy.session.state
             proxy.session.close()
         proxy.session = session
+        self._count_proxies()
         log.info("proxy connected", node=session.node_id, proxies=len(self._proxies))
         return proxy.state
 
@@ -164,6 +166,7 @@ class ProxyFleet:
 
     def on_refusal(self, session: ProxySession, guilty: tuple[ModelResources, ...], message: str) -> None:
         """Take the guilty model back to what proxies have accepted; the others go on."""
+        REFUSALS.inc()
         log.error(
             "proxy refused resources",
             node=session.node_id,
@@ -187,6 +190,7 @@ class ProxyFleet:
             return
         proxy.state = session.state
         proxy.session = None
+        self._count_proxies()
         proxy.lease = asyncio.get_running_loop().call_later(self._lease_s, self._drop, session.node_id)
         log.warning("proxy disconnected", node=session.node_id, lease_s=self._lease_s)
 
@@ -219,10 +223,16 @@ class ProxyFleet:
 
     def _drop(self, node_id: str) -> None:
         del self._proxies[node_id]
+        self._count_proxies()
         log.warning("proxy dropped, its lease has ended", node=node_id, proxies=len(self._proxies))
         for shift in self._shifts.values():
             shift.applied.discard(node_id)
             self._report(shift)
+
+    def _count_proxies(self) -> None:
+        connected = sum(proxy.session is not None for proxy in self._proxies.values())
+        PROXIES.labels("connected").set(connected)
+        PROXIES.labels("missing").set(len(self._proxies) - connected)
 
     def _on_late(self, shift: _Shift) -> None:
         shift.is_late = True

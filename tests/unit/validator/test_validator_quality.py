@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from tidegate.validator.metrics import HIGHER_IS_BETTER, METRICS, accuracy, log_loss, rmse, roc_auc
+from tidegate.validator.quality import HIGHER_IS_BETTER, METRICS, accuracy, log_loss, rmse, roc_auc
 
 # Coarse scores, so that ties are common; none is exactly one half, where a convention would decide.
 ROWS = st.lists(

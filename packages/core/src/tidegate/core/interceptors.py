@@ -1,0 +1,106 @@
+"""What is measured of every gRPC call, and bound to every line that is logged within it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
+
+import grpc
+from structlog.contextvars import bind_contextvars
+
+from tidegate.core.metrics import GRPC_REQUESTS, GRPC_SECONDS, GRPC_STREAMS
+
+# Health is asked every second, and says nothing of what users feel.
+UNMEASURED_PREFIXES: Final = ("/grpc.health.", "/grpc.reflection.")
+TEXT_CHARS_MAX: Final = 200
+# The context tells the number or the enum, whichever it was given.
+_NAMES: Final = {key: code.name for code in grpc.StatusCode for key in (code, code.value[0])}
+
+_Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
+
+
+class TelemetryInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Counts calls by method and code, times unary ones, and binds ``method`` and ``request_id`` to the log."""
+
+    async def intercept_service(
+        self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        """Wrap handlers of every kind."""
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or method.startswith(UNMEASURED_PREFIXES):
+            return handler
+        codecs = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        label = method.removeprefix("/")
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, label), **codecs)
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(_answering_stream(handler.unary_stream, label), **codecs)
+        if handler.stream_unary is not None:
+            return grpc.stream_unary_rpc_method_handler(_stream(handler.stream_unary, label), **codecs)
+        answers = inspect.isasyncgenfunction(handler.stream_stream)
+        wrap = _answering_stream if answers else _stream
+        return grpc.stream_stream_rpc_method_handler(wrap(handler.stream_stream, label), **codecs)
+
+
+def _unary(behaviour: Any, method: str) -> Any:
+    async def call(request: Any, context: Any) -> Any:
+        _bind_log(method, request)
+        with _counted(method, context), GRPC_SECONDS.labels(method).time():
+            return await behaviour(request, context)
+
+    return call
+
+
+def _answering_stream(behaviour: Any, method: str) -> Any:
+    async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        _bind_log(method, request)
+        with _counted(method, context), GRPC_STREAMS.labels(method).track_inprogress():
+            async for response in behaviour(request, context):
+                yield response
+
+    return call
+
+
+def _stream(behaviour: Any, method: str) -> Any:
+    """Wrap a behaviour that reads a stream; those that answer one write it by ``context.write``."""
+
+    async def call(requests: Any, context: Any) -> Any:
+        _bind_log(method)
+        with _counted(method, context), GRPC_STREAMS.labels(method).track_inprogress():
+            return await behaviour(requests, context)
+
+    return call
+
+
+@contextmanager
+def _counted(method: str, context: Any) -> Iterator[None]:
+    code = "OK"
+    try:
+        yield
+    except BaseException as error:
+        code = _code(error, context)
+        raise
+    finally:
+        GRPC_REQUESTS.labels(method, code).inc()
+
+
+def _code(error: BaseException, context: Any) -> str:
+    """Return the name of the code that the caller got with ``error``."""
+    if isinstance(error, grpc.aio.AbortError):
+        return _NAMES.get(context.code(), "UNKNOWN")
+    return "UNKNOWN" if isinstance(error, Exception) else "CANCELLED"
+
+
+def _bind_log(method: str, request: Any = None) -> None:
+    """Bind what tells calls apart; gRPC runs each call in a task of its own, so nothing needs to be unbound."""
+    # A registration carries its request_id in the training.
+    held = getattr(request, "training", request)
+    request_id = str(getattr(held, "request_id", ""))[:TEXT_CHARS_MAX]
+    fields = {"method": method.rpartition("/")[2]} | ({"request_id": request_id} if request_id else {})
+    bind_contextvars(**fields)
