@@ -62,7 +62,8 @@ check-generated: setup ## The committed generated code is current.
 	$(RUN)python tools/check_generated.py
 
 compose-check: setup ## The compose file is valid, by the real Compose.
-	$(RUN)docker-compose --file docker-compose.yml --env-file deploy/compose.env.example config --quiet
+	@set -a && source <($(PYTHON) deploy/new_env.py -) && set +a \
+	  && $(RUN)docker-compose --file docker-compose.yml --env-file /dev/null config --quiet
 	@echo "docker-compose.yml is valid"
 
 format: setup ## Put the code in shape.

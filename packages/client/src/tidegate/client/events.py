@@ -12,29 +12,23 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
 from tidegate.contracts.codec import Event, InvalidEvent, decode, encode
-from tidegate.contracts.topics import TOPIC_BY_MESSAGE, TOPICS, Topic
+from tidegate.contracts.principals import STORY_TOPICS
+from tidegate.contracts.topics import TOPIC_BY_MESSAGE, Topic
 from tidegate.core.clock import utc_now
-from tidegate.core.errors import Unavailable
+from tidegate.core.errors import TidegateError, Unavailable
+from tidegate.core.kafka_access import check_login_blocking, client_options, explain_blocking, forbidden, is_forbidden
 from tidegate.core.settings import KafkaSettings
 
 POLL_MS: Final = 200
 HISTORY_DEADLINE_S: Final = 30.0
 ACKNOWLEDGEMENT_TIMEOUT_S: Final = 15.0
 MESSAGE_BYTES_MAX: Final = 900_000
-# What a person follows; the deployer's private snapshots and the packed requests are left out.
-STORY_TOPICS: Final = tuple(
-    topic
-    for topic in TOPICS
-    if topic.name in {"training", "registry", "policies", "validation", "commands", "rollouts", "monitoring"}
-)
 
 
-def _unavailable(settings: KafkaSettings, error: Exception) -> Unavailable:
-    return Unavailable(
-        f"no Kafka broker at {settings.bootstrap}: {error}",
-        code="BROKER_UNAVAILABLE",
-        hint="see `tidegate status`; `tidegate up` starts the embedded stack",
-    )
+def _failure(settings: KafkaSettings, error: KafkaError) -> TidegateError:
+    found = explain_blocking(settings, error)
+    found.hint = found.hint or "see `tidegate status`; `tidegate up` starts the embedded stack"
+    return found
 
 
 def publish_event(settings: KafkaSettings, event: Event) -> None:
@@ -42,24 +36,28 @@ def publish_event(settings: KafkaSettings, event: Event) -> None:
 
     Raises:
         Unavailable: The broker is away or did not acknowledge.
+        Refused: The broker does not let us in, or not write that topic.
 
     """
     record = encode(event)
     topic = TOPIC_BY_MESSAGE[event.type].full_name(settings.topic_prefix)
+    check_login_blocking(settings)
     try:
         producer = KafkaProducer(
-            bootstrap_servers=settings.bootstrap.split(","),
+            **client_options(settings),
             client_id="tidegate-client",
             acks="all",
             max_request_size=MESSAGE_BYTES_MAX,
             max_block_ms=int(ACKNOWLEDGEMENT_TIMEOUT_S * 1000),
         )
     except KafkaError as error:
-        raise _unavailable(settings, error) from error
+        raise _failure(settings, error) from error
     try:
         sent = producer.send(topic, value=record.value, key=record.key, headers=list(record.headers))
         sent.get(timeout=ACKNOWLEDGEMENT_TIMEOUT_S)
     except KafkaError as error:
+        if is_forbidden(error):
+            raise forbidden(settings, error, what=f"publish to {topic}") from error
         raise Unavailable(f"the broker did not take the event: {error}", code="BROKER_UNAVAILABLE") from error
     finally:
         producer.close(timeout=ACKNOWLEDGEMENT_TIMEOUT_S)
@@ -76,9 +74,10 @@ class EventReader:
         self, settings: KafkaSettings, topics: Sequence[Topic] = STORY_TOPICS, *, since: datetime | str | None = None
     ) -> None:
         self._settings = settings
+        check_login_blocking(settings)
         try:
             self._consumer: Any = KafkaConsumer(
-                bootstrap_servers=settings.bootstrap.split(","),
+                **client_options(settings),
                 client_id="tidegate-client",
                 group_id=None,
                 enable_auto_commit=False,
@@ -87,7 +86,7 @@ class EventReader:
             )
             self._assign([topic.full_name(settings.topic_prefix) for topic in topics], since)
         except KafkaError as error:
-            raise _unavailable(settings, error) from error
+            raise _failure(settings, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +110,7 @@ class EventReader:
         try:
             polled = self._consumer.poll(timeout_ms=int(timeout_s * 1000))
         except KafkaError as error:
-            raise _unavailable(self._settings, error) from error
+            raise _failure(self._settings, error) from error
         events = (_decoded(record) for records in polled.values() for record in records)
         return sorted((event for event in events if event is not None), key=lambda event: event.time)
 

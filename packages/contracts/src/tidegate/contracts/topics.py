@@ -8,11 +8,16 @@ from typing import Final
 DEFAULT_PREFIX: Final = "tidegate"
 DEFAULT_PARTITION_COUNT: Final = 6
 DAY_MS: Final = 86_400_000
+# The dead letters' writer: every service, since each sets aside what it can't handle.
+WRITTEN_BY_ALL: Final = "all"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Topic:
-    """One topic; ``name`` is without the prefix of the environment."""
+    """One topic; ``name`` is without the prefix of the environment, ``writer`` the only principal that may write it.
+
+    ``tuning`` holds settings in the broker that the others do not say, by Kafka's names.
+    """
 
     name: str
     messages: tuple[str, ...]
@@ -20,6 +25,7 @@ class Topic:
     retention_ms: int = -1
     compacted: bool = False
     accepts_json: bool = False
+    tuning: tuple[tuple[str, str], ...] = ()
 
     def full_name(self, prefix: str = DEFAULT_PREFIX) -> str:
         """Return the name of the topic in the broker."""
@@ -28,8 +34,8 @@ class Topic:
     def broker_config(self) -> dict[str, str]:
         """Return the topic's settings in the broker, by Kafka's names."""
         if self.compacted:
-            return {"cleanup.policy": "compact"}
-        return {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)}
+            return {"cleanup.policy": "compact"} | dict(self.tuning)
+        return {"cleanup.policy": "delete", "retention.ms": str(self.retention_ms)} | dict(self.tuning)
 
 
 TRAINING: Final = Topic(
@@ -65,7 +71,21 @@ MONITORING: Final = Topic(
     writer="monitor",
     retention_ms=28 * DAY_MS,
 )
-DEAD_LETTER: Final = Topic(name="dead-letter", messages=(), writer="all", retention_ms=28 * DAY_MS)
+DEAD_LETTER: Final = Topic(name="dead-letter", messages=(), writer=WRITTEN_BY_ALL, retention_ms=28 * DAY_MS)
+# The monitor's own: no part of the contract, nobody else reads it.
+MONITOR_STATE: Final = Topic(
+    name="monitor-state",
+    messages=(),
+    writer="monitor",
+    compacted=True,
+    # Small segments, because the newest one is never compacted, and all of it is read at a restart.
+    tuning=(
+        ("cleanup.policy", "compact,delete"),
+        ("retention.ms", str(7 * DAY_MS)),
+        ("segment.bytes", str(16 * 1024 * 1024)),
+        ("min.cleanable.dirty.ratio", "0.1"),
+    ),
+)
 
 TOPICS: Final = (
     TRAINING,
@@ -81,5 +101,7 @@ TOPICS: Final = (
     MONITORING,
     DEAD_LETTER,
 )
+# Topics of one service alone, made with the others.
+PRIVATE_TOPICS: Final = (MONITOR_STATE,)
 
 TOPIC_BY_MESSAGE: Final = {message: topic for topic in TOPICS for message in topic.messages}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Final, Self
 
 import structlog
@@ -15,8 +16,16 @@ from kafka.errors import KafkaError as AdminKafkaError
 from kafka.errors import TopicAlreadyExistsError
 
 from tidegate.contracts.codec import JSON, PROTOBUF, Event, Record, encode
-from tidegate.contracts.topics import DEAD_LETTER, TOPIC_BY_MESSAGE, TOPICS
-from tidegate.core.errors import Unavailable
+from tidegate.contracts.topics import DEAD_LETTER, PRIVATE_TOPICS, TOPIC_BY_MESSAGE, TOPICS
+from tidegate.core.errors import TidegateError, Unavailable
+from tidegate.core.kafka_access import (
+    check_login_blocking,
+    client_options,
+    explain,
+    explain_blocking,
+    forbidden,
+    is_forbidden,
+)
 from tidegate.core.metrics import EVENTS_PRODUCED, topic_label
 from tidegate.core.settings import KafkaSettings
 
@@ -31,27 +40,48 @@ def create_topics(settings: KafkaSettings) -> list[str]:
 
     Raises:
         Unavailable: The broker can't be reached.
+        Refused: The broker does not know us, or a topic is missing that we may not create.
 
     """
+    with closing(admin_client(settings, client_id="tidegate-topics")) as admin:
+        try:
+            return _create_missing(admin, settings)
+        except AdminKafkaError as error:
+            raise explain_blocking(settings, error) from error
+
+
+def admin_client(settings: KafkaSettings, *, client_id: str) -> KafkaAdminClient:
+    """Return a client for administration; close it after use.
+
+    Raises:
+        Unavailable: The broker can't be reached.
+        Refused: The broker does not know us.
+
+    """
+    check_login_blocking(settings)
     try:
-        admin = KafkaAdminClient(bootstrap_servers=settings.bootstrap.split(","), client_id="tidegate-topics")
+        return KafkaAdminClient(**client_options(settings), client_id=client_id)
     except AdminKafkaError as error:
-        raise Unavailable(f"no Kafka broker at {settings.bootstrap}: {error}", code="BROKER_UNAVAILABLE") from error
+        raise explain_blocking(settings, error) from error
+
+
+def _create_missing(admin: KafkaAdminClient, settings: KafkaSettings) -> list[str]:
     created = []
-    try:
-        existing = set(admin.list_topics())
-        for topic in TOPICS:
-            name = topic.full_name(settings.topic_prefix)
-            if name in existing:
-                continue
-            wanted = NewTopic(name, settings.partition_count, 1, topic_configs=topic.broker_config())
-            try:
-                admin.create_topics([wanted])
-            except TopicAlreadyExistsError:
-                continue
-            created.append(name)
-    finally:
-        admin.close()
+    existing = set(admin.list_topics())
+    for topic in (*TOPICS, *PRIVATE_TOPICS):
+        name = topic.full_name(settings.topic_prefix)
+        if name in existing:
+            continue
+        wanted = NewTopic(name, settings.partition_count, 1, topic_configs=topic.broker_config())
+        try:
+            admin.create_topics([wanted])
+        except TopicAlreadyExistsError:
+            continue
+        except AdminKafkaError as error:
+            if is_forbidden(error):
+                raise forbidden(settings, error, what=f"create the topic {name}, which is missing") from error
+            raise
+        created.append(name)
     return created
 
 
@@ -61,7 +91,7 @@ class EventProducer:
     def __init__(self, settings: KafkaSettings, *, client_id: str) -> None:
         self._settings = settings
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=settings.bootstrap,
+            **client_options(settings),
             client_id=client_id,
             acks="all",
             enable_idempotence=True,
@@ -74,9 +104,7 @@ class EventProducer:
             await self._producer.start()
         except KafkaError as error:
             await self._producer.stop()
-            raise Unavailable(
-                f"no Kafka broker at {self._settings.bootstrap}: {error}", code="BROKER_UNAVAILABLE"
-            ) from error
+            raise await explain(self._settings, error) from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -87,6 +115,7 @@ class EventProducer:
 
         Raises:
             Unavailable: The broker did not acknowledge it.
+            Refused: The broker does not let us write that topic.
 
         """
         await self.publish_all([event], as_json=as_json)
@@ -136,7 +165,7 @@ class EventProducer:
                 topic, value=record.value, key=record.key or None, headers=list(record.headers)
             )
         except KafkaError as error:
-            raise Unavailable(f"could not produce to {topic}: {error}", code="BROKER_UNAVAILABLE") from error
+            raise self._failure(f"could not produce to {topic}: {error}", error) from error
         return future
 
     async def _acknowledged(self, futures: list[asyncio.Future[object]]) -> None:
@@ -144,4 +173,9 @@ class EventProducer:
             for future in futures:
                 await future
         except KafkaError as error:
-            raise Unavailable(f"the broker did not acknowledge: {error}", code="BROKER_UNAVAILABLE") from error
+            raise self._failure(f"the broker did not acknowledge: {error}", error) from error
+
+    def _failure(self, message: str, error: KafkaError) -> TidegateError:
+        if is_forbidden(error):
+            return forbidden(self._settings, error, what="publish there")
+        return Unavailable(message, code="BROKER_UNAVAILABLE")

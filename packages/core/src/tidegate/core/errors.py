@@ -33,6 +33,10 @@ class Unavailable(TidegateError):  # noqa: N818
     """Something outside is away: back off with a bound, retry, do not commit."""
 
 
+class Refused(TidegateError):  # noqa: N818
+    """We are not who we say we are, or may not do it: no retry helps, the process ends and says so."""
+
+
 class Conflict(TidegateError):  # noqa: N818
     """Somebody else was faster: reload and decide again, or ABORTED."""
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
 from tidegate.core.errors import TidegateError
+
+LEFTOVERS_S: Final = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -52,11 +55,33 @@ def run(serve: Callable[[], Awaitable[None]]) -> None:
     An error of ours ends the process with code 1 and one line in the log, anything else with its trace.
     """
     try:
-        asyncio.run(_as_coroutine(serve))
+        asyncio.run(_to_the_end(serve))
     except TidegateError as error:
         log.error("the service ends", code=error.code, error=str(error))  # noqa: TRY400  (the line says all)
         sys.exit(1)
 
 
-async def _as_coroutine(serve: Callable[[], Awaitable[None]]) -> None:
-    await serve()
+async def _to_the_end(serve: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await serve()
+    except TidegateError as error:
+        if await _leftovers():
+            log.error("the service ends", code=error.code, error=str(error))  # noqa: TRY400  (the line says all)
+            os._exit(1)
+        raise
+    if left := await _leftovers():
+        # A task of a library that swallows its cancellation would keep the process for ever. Nothing is lost: what is
+        # not committed comes again.
+        log.warning("tasks do not end, the process does", tasks=left, waited_s=LEFTOVERS_S)
+        os._exit(0)
+
+
+async def _leftovers() -> list[str]:
+    """Cancel what still runs; return the names of what does not end within LEFTOVERS_S."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if not left:
+        return []
+    _, stuck = await asyncio.wait(left, timeout=LEFTOVERS_S)
+    return sorted(f"{task.get_name()} ({getattr(task.get_coro(), '__qualname__', '?')})" for task in stuck)

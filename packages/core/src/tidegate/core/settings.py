@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.contracts.topics import DEFAULT_PARTITION_COUNT, DEFAULT_PREFIX
@@ -20,6 +21,36 @@ class KafkaSettings(BaseSettings):
     partition_count: int = Field(
         DEFAULT_PARTITION_COUNT, description="Partitions of every topic, fixed at installation."
     )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, as the broker's listener has it."
+    )
+    sasl_mechanism: Literal["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = Field(
+        "SCRAM-SHA-512", description="How the user proves who it is: SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN."
+    )
+    username: str = Field("", description="User of the broker: the principal that its rules know.")
+    password: SecretStr = Field(SecretStr(""), description="The user's password.")
+    ssl_cafile: Path | None = Field(None, description="Certificates to trust (PEM); unset = the system's.")
+    ssl_certfile: Path | None = Field(None, description="Our own certificate (PEM), where the broker wants one.")
+    ssl_keyfile: Path | None = Field(None, description="The key of our own certificate (PEM).")
+
+    @property
+    def uses_sasl(self) -> bool:
+        """Whether we say to the broker who we are."""
+        return self.security_protocol.startswith("SASL_")
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.security_protocol.endswith("SSL")
+
+    @model_validator(mode="after")
+    def _has_credentials(self) -> Self:
+        if self.uses_sasl and not (self.username and self.password.get_secret_value()):
+            raise ValueError(
+                f"TIDEGATE_KAFKA_SECURITY_PROTOCOL is {self.security_protocol}, which needs "
+                "TIDEGATE_KAFKA_USERNAME and TIDEGATE_KAFKA_PASSWORD"
+            )
+        return self
 
 
 class ObjectStoreSettings(BaseSettings):

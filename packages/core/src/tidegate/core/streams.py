@@ -19,6 +19,7 @@ from tidegate.contracts.topics import Topic
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Conflict, InvalidInput, Unavailable
+from tidegate.core.kafka_access import faust_credentials
 from tidegate.core.metrics import EVENTS_DEAD_LETTERED, RETRIES, Handling, topic_label
 from tidegate.core.settings import KafkaSettings
 
@@ -37,6 +38,7 @@ def create_app(app_id: str, kafka: KafkaSettings) -> faust.App:
     return faust.App(
         app_id,
         broker=f"aiokafka://{kafka.bootstrap.replace(',', ';')}",
+        broker_credentials=faust_credentials(kafka),
         web_enabled=False,
         topic_allow_declare=False,
         topic_disable_leader=True,

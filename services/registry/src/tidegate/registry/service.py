@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import structlog
 
+from tidegate.contracts.principals import REGISTRY_PRINCIPAL
 from tidegate.contracts.topics import ROLLOUTS, TRAINING, VALIDATION
 from tidegate.core.bus import EventProducer, create_topics
 from tidegate.core.errors import TidegateError
@@ -84,7 +85,7 @@ async def _work(
     async with EventProducer(kafka, client_id="tidegate-registry") as producer:
         relay = OutboxRelay(store, producer, topic_prefix=kafka.topic_prefix)
         agents = RegistryAgents(store, registrar)
-        app = create_app(f"{kafka.topic_prefix}.registry", kafka)
+        app = create_app(REGISTRY_PRINCIPAL.consumer_group(kafka.topic_prefix), kafka)
         consume(app, [TRAINING], agents.on_training, kafka=kafka, producer=producer)
         consume(app, [VALIDATION], agents.on_validation, kafka=kafka, producer=producer)
         consume(app, [ROLLOUTS], agents.on_rollout, kafka=kafka, producer=producer)

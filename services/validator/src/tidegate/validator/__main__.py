@@ -6,6 +6,7 @@ import asyncio
 
 import structlog
 
+from tidegate.contracts.principals import VALIDATOR_PRINCIPAL
 from tidegate.contracts.topics import REGISTRY
 from tidegate.core.bus import EventProducer, create_topics
 from tidegate.core.grpc_server import GrpcServer
@@ -46,7 +47,7 @@ async def _work(settings: ValidatorSettings, kafka: KafkaSettings, server: GrpcS
     async with EventProducer(kafka, client_id="tidegate-validator") as producer:
         trial = Trial(settings=settings, store=store, sandbox=sandbox, memory=memory)
         agent = ValidationAgent(trial=trial, store=store, producer=producer, memory=memory)
-        app = create_app(f"{kafka.topic_prefix}-validator", kafka)
+        app = create_app(VALIDATOR_PRINCIPAL.consumer_group(kafka.topic_prefix), kafka)
         consume(app, [REGISTRY], agent.handle, kafka=kafka, producer=producer)
         await app.start()
         try:

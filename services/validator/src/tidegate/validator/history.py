@@ -15,7 +15,8 @@ from tidegate.contracts.codec import Event, InvalidEvent, decode
 from tidegate.contracts.names import format_version
 from tidegate.contracts.topics import REGISTRY, VALIDATION
 from tidegate.core.clock import utc_now
-from tidegate.core.errors import InvalidInput, Unavailable
+from tidegate.core.errors import InvalidInput
+from tidegate.core.kafka_access import client_options, explain
 from tidegate.core.object_store import ObjectStore
 from tidegate.core.settings import KafkaSettings
 from tidegate.v1 import events_pb2 as pb
@@ -72,7 +73,7 @@ async def _metrics(store: ObjectStore, uri: str) -> list[KnownMetric]:
 async def _history(kafka: KafkaSettings) -> list[Event]:
     """Return the events of both topics, those of ``registry`` last: aliases point to what was validated."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=kafka.bootstrap,
+        **client_options(kafka),
         isolation_level="read_committed",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -85,7 +86,7 @@ async def _history(kafka: KafkaSettings) -> list[Event]:
             places = [TopicPartition(name, partition) for partition in range(kafka.partition_count)]
             events.extend(await _read_to_end(consumer, places))
     except KafkaError as error:
-        raise Unavailable(f"the broker is away: {error}", code="BROKER_UNAVAILABLE") from error
+        raise await explain(kafka, error) from error
     finally:
         await consumer.stop()
     return events

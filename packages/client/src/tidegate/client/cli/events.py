@@ -8,9 +8,10 @@ import typer
 
 from tidegate.client.cli.connection import settings_of
 from tidegate.client.cli.output import AsJson, console, event_as_dict, short_time, write_json
-from tidegate.client.events import STORY_TOPICS, EventReader
+from tidegate.client.events import EventReader
 from tidegate.client.why import describe
 from tidegate.contracts.codec import Event
+from tidegate.contracts.principals import STORY_TOPICS
 from tidegate.contracts.topics import TOPICS, Topic
 from tidegate.core.errors import InvalidInput, NotFound
 
