@@ -106,7 +106,7 @@ $(UV):
 
 $(RUNTIME)/.venv/.synced: $(UV) $(RUNTIME)/uv.lock $(RUNTIME)/pyproject.toml
 	@echo "setting up the model server's environment, $(RUNTIME)/.venv (ONNX Runtime and the KServe SDK)"
-	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --python $(PYTHON) --project $(RUNTIME)
+	UV_PROJECT_ENVIRONMENT=.venv $(UV) sync --frozen --compile-bytecode --python $(PYTHON) --project $(RUNTIME)
 	@touch $@
 
 clean: ## Remove the environments and the data of the embedded stack (stop it first).

@@ -18,7 +18,7 @@ from bench.tools import ToolMissing
 from tidegate.core.errors import TidegateError
 
 # Module of the same name, function `run(quick=...)`.
-NAMES: Final = ("memory", "envoy")
+NAMES: Final = ("loop", "breach", "envoy", "shifts", "start", "memory", "evidence")
 RESULTS: Final = Path(__file__).parent / "results"
 QUICK_RESULTS: Final = Path(".tidegate") / "bench"
 ALL: Final = "all"

@@ -16,6 +16,8 @@ from bench.tools import need
 
 # A burst ends later than asked when the machine is busy.
 GRACE_S: Final = 60.0
+# Longer than the gateway takes for two attempts: what is counted is the gateway's failure, not wrk's impatience.
+TIMEOUT: Final = "15s"
 _REQUESTS: Final = re.compile(r"(\d+) requests in ")
 _NOT_2XX: Final = re.compile(r"Non-2xx or 3xx responses: (\d+)")
 _SOCKET: Final = re.compile(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)")
@@ -75,7 +77,17 @@ def started(url: str, *, body: bytes, seconds: float, connections: int) -> Itera
         lua.write(script(body))
         lua.flush()
         process = subprocess.Popen(
-            [wrk_path(), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", lua.name, url],
+            [
+                wrk_path(),
+                "-t1",
+                f"-c{connections}",
+                f"-d{max(1, round(seconds))}s",
+                "--timeout",
+                TIMEOUT,
+                "-s",
+                lua.name,
+                url,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -76,7 +76,7 @@ def run(*, quick: bool) -> Report:
     bare = bare_interpreter()
     with running_world() as world:
         world.policy(POLICY)
-        world.delivered(world.publish())
+        world.serve_first()
         time.sleep(idle_s)
         idle = by_part(world)
         with CheckedClient(world.infer_url, rate_per_s=RATE_PER_S) as client:

@@ -10,6 +10,8 @@ from typing import Final, Self
 
 # "Never seen in n" is compatible with a rate of up to 3/n (95 %): the rule of three.
 RULE_OF_THREE: Final = 3.0
+# 0.07 * 100 is a little above 7 in binary: that is rank 7, not 8.
+RANK_TOLERANCE: Final = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +46,7 @@ def quantile(ordered: Sequence[float], level: float) -> float:
     """
     if not ordered:
         raise ValueError("there are no values, expected at least one")
-    return ordered[max(0, math.ceil(level * len(ordered)) - 1)]
+    return ordered[max(0, math.ceil(level * len(ordered) - RANK_TOLERANCE) - 1)]
 
 
 def confidence_of_largest(count: int, level: float) -> float:

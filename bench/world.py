@@ -52,6 +52,11 @@ class World:
         run = models.training(self.published, self.folder / f"training-{self.published}")
         return self.client.publish_training_completed(run)
 
+    def serve_first(self) -> None:
+        """Have a version in service: the first one, if there is none."""
+        if not self.published:
+            self.delivered(self.publish())
+
     def registered(self, receipt: Receipt) -> Event:
         """Wait for the registry's answer to a training.
 
@@ -69,6 +74,10 @@ class World:
         version = format_version(self.registered(receipt).message.version)  # type: ignore[attr-defined]
         self.reaches(version, pb.PHASE_PROMOTED)
         return version
+
+    def stable(self) -> str:
+        """Return the version that the alias stable names."""
+        return format_version(self.client.get_version(f"{models.MODEL}@stable").registered.version)
 
     def reaches(self, version: str, phase: pb.Phase.ValueType, *, since: int = 0) -> Event:
         """Wait for the step that brings the rollout of ``version`` into ``phase``."""

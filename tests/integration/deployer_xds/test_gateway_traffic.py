@@ -133,7 +133,6 @@ async def test_clients_cannot_speak_for_the_gateway(world):
         "x-tidegate-arm": "1.0.0",
         "x-tidegate-route": f"churn/1/{table.revision}",
         "x-tidegate-unit": "u-1",
-        "x-request-id": entry.request.request_id,
     }
     assert world.sink.node_ids == {"gateway-1"}
 

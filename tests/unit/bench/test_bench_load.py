@@ -1,6 +1,10 @@
+import shutil
+
 import pytest
 
+from bench import __main__ as command
 from bench import load, models
+from bench.tools import ToolMissing
 
 CLEAN = """Running 1s test @ http://127.0.0.1:1/
   1 threads and 4 connections
@@ -47,3 +51,12 @@ def test_trainings_differ_and_are_legal_models():
     first, second = models.export(1), models.export(2)
     assert first != second
     models.check(first)
+
+
+def test_absent_tool_is_named_with_its_package(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(ToolMissing, match="wrk is not installed; hint: apt-get install wrk"):
+        load.wrk_path()
+    assert command.run_one("envoy", quick=True, folder=tmp_path) == command.EXIT_TOOL_MISSING
+    assert capsys.readouterr().err.startswith("bench envoy is not run: wrk is not installed")
+    assert not [*tmp_path.iterdir()]

@@ -47,6 +47,9 @@ class _Shown:
     def say(self, text: str) -> None:
         _err.print(text, markup=False)
 
+    def ready(self, part: str) -> None:
+        """Say nothing: the answer of `up` is that all are ready."""
+
     def progress(self, done: int, total: int) -> None:
         if self._task is None:
             self._progress.start()

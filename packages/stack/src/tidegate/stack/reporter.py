@@ -14,6 +14,9 @@ class Reporter(Protocol):
     def progress(self, done: int, total: int) -> None:
         """Take how far a download has come."""
 
+    def ready(self, part: str) -> None:
+        """Take the name of a part that answers now."""
+
 
 class Silent:
     """Tells nobody."""
@@ -23,3 +26,6 @@ class Silent:
 
     def progress(self, done: int, total: int) -> None:
         """Drop the number."""
+
+    def ready(self, part: str) -> None:
+        """Drop the name."""

@@ -38,8 +38,10 @@ def _ensure(runtime: Path, announce: Callable[[str], None]) -> None:
     ):
         return
     announce(f"making the environment of runtime {runtime.name} (downloads its packages on the first run)")
+    # Model servers may not write where they run from: without bytecode each start would compile all that it imports.
+    options = ("--frozen", "--compile-bytecode", "--python", sys.executable)
     outcome = subprocess.run(  # noqa: S603  (our own command)
-        [str(find_uv()), "sync", "--frozen", "--python", sys.executable, "--project", str(runtime)],
+        [str(find_uv()), "sync", *options, "--project", str(runtime)],
         env={name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
         | {"UV_PROJECT_ENVIRONMENT": ".venv"},
         stdout=subprocess.PIPE,

@@ -47,6 +47,7 @@ def start_parts(
         for name in those:
             if name in names:
                 wait_until_ready(supervisor, layout, name, looked_at[name].is_ready)
+                reporter.ready(name)
 
     start(FIRST)
     wait(STORES)

@@ -115,6 +115,9 @@ class _Reporter:
     def say(self, text: str) -> None:
         self._narrator.say(text)
 
+    def ready(self, part: str) -> None:
+        """Say nothing: the story begins when all are ready."""
+
     def progress(self, done: int, total: int) -> None:
         if done == total:
             self._narrator.say(f"{total} jars are there")
