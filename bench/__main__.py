@@ -13,7 +13,7 @@ from typing import Final
 
 from rich.console import Console
 
-from bench import machine, results
+from bench import machine, pages, results
 from bench.tools import ToolMissing
 from tidegate.core.errors import TidegateError
 
@@ -22,6 +22,7 @@ NAMES: Final = ("loop", "breach", "envoy", "shifts", "start", "memory", "evidenc
 RESULTS: Final = Path(__file__).parent / "results"
 QUICK_RESULTS: Final = Path(".tidegate") / "bench"
 ALL: Final = "all"
+DOCS: Final = "docs"
 WIDTH: Final = 160
 EXIT_FAILED: Final = 1
 EXIT_TOOL_MISSING: Final = 3
@@ -30,10 +31,17 @@ EXIT_TOOL_MISSING: Final = 3
 def main() -> int:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("name", choices=(*NAMES, ALL), help=f"{ALL}: one after the other")
+    parser.add_argument(
+        "name",
+        choices=(*NAMES, ALL, DOCS),
+        help=f"{ALL}: one after the other; {DOCS}: write docs/benchmarks.md from the results",
+    )
     parser.add_argument("--quick", action="store_true", help="small counts: shows that it runs, judges no time")
     parser.add_argument("--out", type=Path, help=f"folder of the results (else bench/results; quick: {QUICK_RESULTS})")
     chosen = parser.parse_args()
+    if chosen.name == DOCS:
+        pages.write_page(chosen.out or RESULTS)
+        return 0
     folder = chosen.out or (QUICK_RESULTS if chosen.quick else RESULTS)
     names = NAMES if chosen.name == ALL else (chosen.name,)
     return max(run_one(name, quick=chosen.quick, folder=folder) for name in names)

@@ -167,18 +167,24 @@ def from_answers(bench: Bench, runtimes: Path) -> Live:
 def measure(world: World, runtimes: Path, *, quick: bool) -> Report:
     """Measure on a running stack that serves with the echo server."""
     count, live_count = (QUICK_ROLLBACKS, QUICK_LIVE_ROLLBACKS) if quick else (ROLLBACKS, LIVE_ROLLBACKS)
-    traffic = CheckedClient(world.infer_url, rate_per_s=RATE_PER_S)
-    with prepared(world) as bench, BareKafka(world.client.settings.kafka) as bare, traffic:
-        live = [from_answers(bench, runtimes) for _ in range(live_count)]
-        one = from_events(bench, bare, count=count, proxies=1)
-        with more_proxies(world, PROXIES - 1):
+    clients = [CheckedClient(world.infer_url, rate_per_s=RATE_PER_S) for _ in range(2)]
+    with prepared(world) as bench, BareKafka(world.client.settings.kafka) as bare:
+        with clients[0]:
+            live = [from_answers(bench, runtimes) for _ in range(live_count)]
+            one = from_events(bench, bare, count=count, proxies=1)
+        # A proxy that ends takes its connections with it: the client is gone before.
+        with more_proxies(world, PROXIES - 1), clients[1]:
             three = from_events(bench, bare, count=count, proxies=PROXIES)
-    seen = traffic.seen
+    answered = sum(client.seen.answered for client in clients)
+    failures = [text for client in clients for text in client.seen.failures]
     rows = [*_rows("1 proxy", *one), *_rows(f"{PROXIES} proxies", *three), *_live_rows(live)]
     failed = Metric(
-        metric="requests that failed", value=seen.failed + seen.wrong, unit="requests",
-        goal=Goal(at_most=0, exact=True), note=f"of {seen.answered}; {rate_bound(seen.answered):.2g} at 95 %",
-    )  # fmt: skip
+        metric="requests that failed",
+        value=sum(client.seen.failed + client.seen.wrong for client in clients),
+        unit="requests",
+        goal=Goal(at_most=0, exact=True),
+        note=f"of {answered}; {rate_bound(answered):.2g} at 95 %; failures: {failures or 'none'}",
+    )
     sure = 100 * confidence_of_largest(count, LEVEL)
     note = (
         f"p99 is the nearest rank of {count}; that the largest is not below the true p99 is {sure:.0f} % sure; "

@@ -149,9 +149,9 @@ def show(report: Report, console: Console, *, quick: bool) -> None:
     for metric, row in zip(report.metrics, report.rows(quick=quick), strict=True):
         table.add_row(
             row.metric,
-            _number(row.value),
+            number(row.value),
             row.unit,
-            f"{_number(row.reference)} {metric.against}".strip() if row.reference is not None else "",
+            f"{number(row.reference)} {metric.against}".strip() if row.reference is not None else "",
             f"{row.ratio:.2f}" if row.ratio is not None else "",
             row.goal or "",
             "" if row.holds is None else ("yes" if row.holds else "[bold red]NO[/]"),
@@ -179,7 +179,8 @@ def _about(metric: Metric) -> dict[str, Any]:
     return spread | {key: text for key, text in said.items() if text}
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return ``value`` for people: four digits, thousands apart."""
     return "" if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 

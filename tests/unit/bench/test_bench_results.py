@@ -1,5 +1,6 @@
 """The form of the results: what is written is what the readers of bench/results rely on."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -7,10 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from bench import __main__ as command
+from bench import pages
 from bench.results import ROWS, Goal, Metric, Report, write
 from bench.stats import Sample
 
 KEYS = ["metric", "value", "unit", "reference", "ratio", "goal", "holds"]
+# Imported here: a library looks at the network when it is imported, which unit tests refuse.
+MODULES = {name: importlib.import_module(f"bench.{name}") for name in command.NAMES}
 RESULTS = Path(command.__file__).parent / "results"
 
 
@@ -106,7 +110,14 @@ def test_committed_results_have_the_form_and_name_no_place(path):
         assert place not in text
 
 
+def test_page_says_what_was_measured():
+    page = pages.PAGE.read_text()
+    assert pages.rendered(page, RESULTS) == page, "run: python -m bench docs"
+    for name in command.NAMES:
+        assert f"<!-- results: {name} -->" in page
+        assert f"| `{name}` |" in page
+
+
 def test_every_benchmark_has_a_module_with_run():
     for name in command.NAMES:
-        module = command.importlib.import_module(f"bench.{name}")
-        assert callable(module.run)
+        assert callable(MODULES[name].run)
