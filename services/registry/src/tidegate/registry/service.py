@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,10 +13,9 @@ import structlog
 from tidegate.contracts.principals import REGISTRY_PRINCIPAL
 from tidegate.contracts.topics import ROLLOUTS, TRAINING, VALIDATION
 from tidegate.core.bus import EventProducer, create_topics
-from tidegate.core.errors import TidegateError
 from tidegate.core.grpc_server import GrpcServer
 from tidegate.core.object_store import ObjectStore
-from tidegate.core.process import wait_for_signal
+from tidegate.core.process import first_of, until_signal
 from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
 from tidegate.core.streams import consume, create_app, retrying
 from tidegate.registry.agents import RegistryAgents
@@ -31,7 +28,6 @@ from tidegate.registry.store import Store
 from tidegate.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 
 SERVICE_NAME: Final = "tidegate.v1.RegistryService"
-STOP_WITHIN_S: Final = 6.0
 
 log = structlog.get_logger(__name__)
 
@@ -56,12 +52,10 @@ async def serve(settings: RegistrySettings, kafka: KafkaSettings, s3: ObjectStor
     registrar = Registrar(store, ArtifactIntake(objects, rules), work_dir=work_dir)
     server = GrpcServer(service_names=[SERVICE_NAME])
     add_RegistryServiceServicer_to_server(RegistryServicer(store, registrar), server.server)
-    asked = asyncio.create_task(wait_for_signal())
     try:
         parts = _Parts(store=store, registrar=registrar)
-        await _until_asked(asked, asyncio.create_task(_work(settings, kafka, objects, server, parts)))
+        await until_signal(_work(settings, kafka, objects, server, parts))
     finally:
-        asked.cancel()
         await server.stop()
         store.close()
 
@@ -92,7 +86,7 @@ async def _work(
         _ready_when_consuming(app, server)
         await app.start()
         try:
-            await _first_of([relay.run(), relay.measure_for_ever(), app.wait_until_stopped()])
+            await first_of("the registry", relay.run(), relay.measure_for_ever(), app.wait_until_stopped())
         finally:
             await app.stop()
 
@@ -106,38 +100,6 @@ def _ready_when_consuming(app: Any, server: GrpcServer) -> None:
         await server.set_ready()
 
     app.on_partitions_assigned.connect(assigned, weak=False)
-
-
-async def _until_asked(asked: asyncio.Task[str], work: asyncio.Task[None]) -> None:
-    await asyncio.wait({asked, work}, return_when=asyncio.FIRST_COMPLETED)
-    if work.done():
-        return work.result()
-    work.cancel()
-    done, _ = await asyncio.wait({work}, timeout=STOP_WITHIN_S)
-    if not done:
-        # Leaving a consumer group can hang while it rebalances. Nothing is lost: what is not committed comes again.
-        log.warning("the consumer does not stop, the process ends", waited_s=STOP_WITHIN_S)
-        os._exit(0)
-    return None
-
-
-async def _first_of(parts: list[Awaitable[None]]) -> None:
-    """Wait until one part ends, which is a fault.
-
-    Raises:
-        TidegateError: A part ended by itself.
-
-    """
-    tasks = [asyncio.ensure_future(part) for part in parts]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-        raise TidegateError("a part of the registry ended by itself", code="PART_ENDED")
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _fresh_work_dir(data_dir: Path) -> Path:
