@@ -15,7 +15,7 @@ from minio import Minio
 from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
-from tidegate.core.errors import InvalidInput, NotFound, Unavailable
+from tidegate.core.errors import InvalidInput, NotFound, TidegateError, Unavailable
 from tidegate.core.settings import ObjectStoreSettings
 
 CHUNK_BYTES: Final = 1 << 20
@@ -23,6 +23,7 @@ CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 30.0
 P = ParamSpec("P")
 R = TypeVar("R")
+_KEYS_REFUSED_CODES: Final = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch"})
 _ABSENT_CODES: Final = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchObject", "NotFound"})
 
 
@@ -78,12 +79,12 @@ class ObjectStore:
 
     async def ensure_bucket(self, bucket: str | None = None) -> None:
         """Create ``bucket`` (default: the own one) unless it exists."""
-        await asyncio.to_thread(_guard, self._ensure_bucket, bucket or self.bucket)
+        await asyncio.to_thread(_guard, self.bucket, self._ensure_bucket, bucket or self.bucket)
 
     async def size(self, uri: str) -> int:
         """Return the length of the object in bytes."""
         bucket, key = parse_s3_uri(uri)
-        return await asyncio.to_thread(_guard, self._size, bucket, key)
+        return await asyncio.to_thread(_guard, self.bucket, self._size, bucket, key)
 
     async def read(self, uri: str, *, limit_bytes: int) -> bytes:
         """Return the bytes of the object.
@@ -93,7 +94,7 @@ class ObjectStore:
 
         """
         bucket, key = parse_s3_uri(uri)
-        return await asyncio.to_thread(_guard, self._read, bucket, key, limit_bytes)
+        return await asyncio.to_thread(_guard, self.bucket, self._read, bucket, key, limit_bytes)
 
     async def download(self, uri: str, path: Path, *, limit_bytes: int) -> str:
         """Write the object to ``path`` and return its digest; ``path`` appears only when complete.
@@ -103,16 +104,16 @@ class ObjectStore:
 
         """
         bucket, key = parse_s3_uri(uri)
-        return await asyncio.to_thread(_guard, self._download, bucket, key, path, limit_bytes)
+        return await asyncio.to_thread(_guard, self.bucket, self._download, bucket, key, path, limit_bytes)
 
     async def put_file(self, key: str, path: Path, *, content_type: str = "application/octet-stream") -> str:
         """Store the file at ``path`` as ``key`` in the own bucket and return its URI."""
-        await asyncio.to_thread(_guard, self._put_file, key, path, content_type)
+        await asyncio.to_thread(_guard, self.bucket, self._put_file, key, path, content_type)
         return self.uri(key)
 
     async def put_bytes(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> str:
         """Store ``data`` as ``key`` in the own bucket and return its URI."""
-        await asyncio.to_thread(_guard, self._put_bytes, key, data, content_type)
+        await asyncio.to_thread(_guard, self.bucket, self._put_bytes, key, data, content_type)
         return self.uri(key)
 
     def _ensure_bucket(self, bucket: str) -> None:
@@ -172,21 +173,23 @@ def _too_large(bucket: str, key: str, limit_bytes: int) -> InvalidInput:
     return InvalidInput(f"s3://{bucket}/{key} is longer than {limit_bytes} bytes", code="OBJECT_TOO_LARGE")
 
 
-def _guard(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def _guard(own_bucket: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Run ``call`` and turn the client's errors into ours."""
     try:
         return call(*args, **kwargs)
     except S3Error as error:
-        if error.code in _ABSENT_CODES:
-            raise NotFound(
-                f"s3://{error.bucket_name}/{error.object_name} does not exist", code="OBJECT_MISSING"
-            ) from None
-        if error.code in {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}:
-            raise InvalidInput(
-                f"the object store refused: {error.code}: {error.message}", code="OBJECT_REFUSED"
-            ) from None
-        raise Unavailable(
-            f"the object store answered {error.code}: {error.message}", code="OBJECT_STORE_ERROR"
-        ) from error
+        raise _translated(error, own_bucket) from error
     except (HTTPError, MinioException, ConnectionError) as error:
         raise Unavailable(f"the object store is away: {error}", code="OBJECT_STORE_UNAVAILABLE") from error
+
+
+def _translated(error: S3Error, own_bucket: str) -> TidegateError:
+    if error.code in _ABSENT_CODES:
+        return NotFound(f"s3://{error.bucket_name}/{error.object_name} does not exist", code="OBJECT_MISSING")
+    told = f"the object store refused: {error.code}: {error.message}"
+    if error.code in _KEYS_REFUSED_CODES or (error.code == "AccessDenied" and error.bucket_name == own_bucket):
+        # Nobody's message is to blame for our own keys and rights: it waits until they are mended.
+        return Unavailable(told, code="OBJECT_STORE_REFUSED", hint="see the keys of this service and what they allow")
+    if error.code == "AccessDenied":
+        return InvalidInput(told, code="OBJECT_REFUSED")
+    return Unavailable(f"the object store answered {error.code}: {error.message}", code="OBJECT_STORE_ERROR")

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from tidegate.contracts.codec import derived_event_id
 from tidegate.contracts.names import is_model, parse_version, version_reference
+from tidegate.core.disk import full_disk_is_unavailable
 from tidegate.core.errors import Conflict, NotFound
 from tidegate.registry.announcement import Basis, Prepared, announce
 from tidegate.registry.artifacts import ArtifactIntake, Fetched
@@ -88,7 +89,7 @@ class Registrar:
         Raises:
             Rejected: The producer must change something; nothing was stored.
             AlreadyExists: The request_id came before with another body.
-            Unavailable: Database or object store are away; try again.
+            Unavailable: Database or object store are away, or the disk is full; try again.
 
         """
         check_model(training.model)
@@ -99,7 +100,7 @@ class Registrar:
             return await self._again(training, key, cause)
         policy, revision = await self._store.read(lambda connection: read_policy(connection, training.model))
         _refuse_if(missing_facts(training, policy.registration))
-        with tempfile.TemporaryDirectory(dir=self._work_dir, prefix="registration-") as folder:
+        with full_disk_is_unavailable(), self._fresh_folder() as folder:
             prepared = await self._prepare(training, policy, revision, Path(folder))
             for _ in range(TRIES_MAX):
                 basis = await self._decide(prepared, Path(folder))
@@ -111,6 +112,9 @@ class Registrar:
                     if error.code not in ("LINE_MOVED", "ROW_EXISTS"):
                         raise
         raise Conflict(f"the line of {training.model} moved {TRIES_MAX} times meanwhile", code="LINE_MOVED")
+
+    def _fresh_folder(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(dir=self._work_dir, prefix="registration-")
 
     async def _again(self, training: TrainingCompleted, key: RequestKey, cause: Cause) -> Registration:
         """Answer a request that was answered before, and tell on the topic (once for each cause)."""
