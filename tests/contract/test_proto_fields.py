@@ -43,7 +43,7 @@ CONTRACT = {
     "route_revision reason evidence cause policy_revision",
     "RouteTable": "model epoch revision lines",
     "RouteLine": "major arms assignment salt fallback_version contextual preview_version",
-    "RouteApplied": "model epoch revision applied missing complete latency_ms",
+    "RouteApplied": "model epoch revision applied missing complete latency_ms refusal",
     "PredictionBatch": "model node_id route_epoch route_revision start_time end_time columns dropped_count",
     "PredictionColumns": "prediction_id assigned_arm served_arm attempts status_code latency_us unit_hash propensity "
     "decision_id features outputs",

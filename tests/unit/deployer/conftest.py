@@ -1,7 +1,7 @@
 """A small language for what happens to a model, one line an event; transcripts are written in it.
 
 ``register V`` · ``bless V [key=value ...]`` · ``approve-version V`` · ``ready V`` · ``down V`` · ``failed V why`` ·
-``ack [epoch.revision]`` · ``evidence [epoch.revision]`` · ``breach GUARD`` · ``heartbeat`` · ``wait SECONDS`` ·
+``ack [epoch.revision]`` · ``refuse [epoch.revision]`` · ``evidence [epoch.revision]`` · ``breach GUARD`` · ``heartbeat`` · ``wait SECONDS`` ·
 ``take-over`` · ``pause`` · ``resume`` · ``promote [full]`` · ``abort`` · ``approve`` · ``start V`` · ``rollback [V]``
 """
 
@@ -109,6 +109,9 @@ class Script:
             case "ack":
                 epoch, revision = self._route_of(words)
                 return core.RouteAcknowledged(**stamp, epoch=epoch, revision=revision)
+            case "refuse":
+                epoch, revision = self._route_of(words)
+                return core.RouteRefused(**stamp, epoch=epoch, revision=revision, message="no such cluster")
             case "evidence":
                 epoch, revision = self._route_of(words)
                 return core.EvidenceReached(

@@ -164,3 +164,65 @@ def test_a_retained_line_stays_with_its_version_until_the_next_one_is_approved(s
     second = {arm.number for line in script.state.route.lines if line.major == 2 for arm in line.arms}
     assert second == {V2}
     assert v21 not in script.state.route.versions()
+
+
+def test_a_refused_step_goes_back_to_stable(script):
+    play(script, *STABLE, "register 1.1.0", "bless 1.1.0", "ready 1.1.0")
+    assert play(script, "refuse").route_changed
+    assert answers(script.state) == {V1}
+    (step,) = play(script, "ack").steps
+    assert step.rollout.phase is Phase.ROLLED_BACK
+
+
+def test_a_refused_first_route_ends_the_rollout(script):
+    play(script, "register 1.0.0", "bless 1.0.0", "ready 1.0.0", "refuse", "ack")
+    assert script.state.rollout is None
+    assert script.state.route.lines == ()
+
+
+def test_a_refusal_of_an_older_route_changes_nothing(script):
+    play(script, *STABLE, "register 1.1.0", "bless 1.1.0", "ready 1.1.0", "ack")
+    before = script.state
+    assert play(script, "refuse 0.1").state == before
+
+
+def test_a_first_version_that_breached_gives_way_to_the_next_one(script):
+    play(script, "register 1.0.0", "bless 1.0.0", "ready 1.0.0", "ack", "breach errors")
+    first = script.state.rollout.rollout_id
+    play(script, "register 1.1.0", "bless 1.1.0 bake=0 settle_s=0")
+    assert script.state.rollout.candidate == V11
+    assert script.state.rollout.stable == V1
+    assert answers(script.state) == {V1}
+    ends = [step for decision in script.decisions for step in decision.steps if step.rollout.rollout_id == first]
+    assert ends[-1].rollout.phase is Phase.SUPERSEDED
+    play(script, "ready 1.1.0", "ack", "evidence", "ack", "wait 0", "ack")
+    assert script.state.stable == V11
+
+
+def test_a_version_that_waits_takes_over_when_the_first_one_breaches(script):
+    play(script, "register 1.0.0", "bless 1.0.0", "ready 1.0.0", "ack", "register 1.1.0", "bless 1.1.0")
+    assert script.state.rollout.candidate == V1
+    play(script, "breach errors")
+    assert script.state.rollout.candidate == V11
+    assert answers(script.state) == {V1}
+
+
+def test_a_lower_version_does_not_take_over_from_a_first_one_that_breached(script):
+    play(script, "register 1.1.0", "bless 1.1.0", "ready 1.1.0", "ack", "breach errors")
+    play(script, "register 1.0.0", "bless 1.0.0")
+    assert script.state.rollout.candidate == V11
+
+
+def test_a_version_is_not_promoted_while_its_server_is_down(script):
+    play(script, *STABLE, "register 1.1.0", "bless 1.1.0 steps=1 settle_s=5", "ready 1.1.0", "ack", "down 1.1.0")
+    assert play(script, "wait 10").steps == ()
+    assert V1 in script.state.wanted_servers()
+    play(script, "ready 1.1.0", "ack", "wait 10")
+    assert script.state.stable == V11
+
+
+def test_an_earned_step_waits_for_the_candidates_server(script):
+    play(script, *STABLE, "register 1.1.0", "bless 1.1.0 bake=10", "ready 1.1.0", "ack", "evidence", "down 1.1.0")
+    assert play(script, "wait 20").steps == ()
+    play(script, "ready 1.1.0", "wait 0")
+    assert script.state.rollout.phase is Phase.SETTLING

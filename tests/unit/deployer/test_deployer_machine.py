@@ -14,6 +14,7 @@ from tidegate.deployer.events import (
     HeartbeatSeen,
     MetricBreached,
     RouteAcknowledged,
+    RouteRefused,
     ServerChanged,
     TakenOver,
     Ticked,
@@ -152,6 +153,11 @@ class RolloutMachine(RuleBasedStateMachine):
     def acknowledged_some(self, epoch, revision):
         if (epoch, revision) <= self.table:
             self.acknowledge(epoch, revision)
+
+    @rule(back=st.sampled_from([0, 0, 0, 1]))
+    def refused(self, back):
+        epoch, revision = self.table
+        self.happen(RouteRefused, epoch=epoch, revision=revision - back, message="no")
 
     @precondition(lambda self: self.state.rollout is not None)
     @rule(back=st.sampled_from([0, 0, 0, 1]))

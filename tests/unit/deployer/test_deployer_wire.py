@@ -246,3 +246,13 @@ def test_snapshots_of_equal_states_are_equal_bytes():
     one, two = (wire.state_message(ModelState(model="fraud")) for _ in range(2))
     assert one.SerializeToString(deterministic=True) == two.SerializeToString(deterministic=True)
     assert wire.state_from(one) == ModelState(model="fraud")
+
+
+def test_what_proxies_say_about_a_route():
+    stamp = {"time_s": TIME_S, "cause": "RouteApplied 3.4"}
+    route = {"epoch": 3, "revision": 4}
+    applied = pb.RouteApplied(model="fraud", **route, applied=["gateway-1"], complete=True)
+    assert core_of(applied) == core.RouteAcknowledged(**stamp, **route)
+    refused = pb.RouteApplied(model="fraud", **route, refusal="no such cluster")
+    assert core_of(refused) == core.RouteRefused(**stamp, **route, message="no such cluster")
+    assert core_of(pb.RouteApplied(model="fraud", **route, missing=["gateway-1"])) is None

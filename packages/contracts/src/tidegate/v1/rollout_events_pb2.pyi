@@ -590,6 +590,7 @@ class RouteApplied(_message.Message):
     MISSING_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     LATENCY_MS_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model."""
     epoch: _builtins.int
@@ -600,6 +601,8 @@ class RouteApplied(_message.Message):
     """True if nobody is missing and somebody applied."""
     latency_ms: _builtins.float
     """Decision to last acknowledgement, in milliseconds."""
+    refusal: _builtins.str
+    """Why a proxy refused the table, in its words; empty = none did. Proxies go on with the table before it."""
     @_builtins.property
     def applied(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Node ids that acknowledged."""
@@ -618,10 +621,11 @@ class RouteApplied(_message.Message):
         missing: _abc.Iterable[_builtins.str] | None = ...,
         complete: _builtins.bool = ...,
         latency_ms: _builtins.float = ...,
+        refusal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "complete", b"complete", "epoch", b"epoch", "latency_ms", b"latency_ms", "missing", b"missing", "model", b"model", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "complete", b"complete", "epoch", b"epoch", "latency_ms", b"latency_ms", "missing", b"missing", "model", b"model", "refusal", b"refusal", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Final
 
@@ -14,7 +15,7 @@ from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import InvalidInput, Unavailable
 from tidegate.core.grpc_server import GrpcServer
-from tidegate.core.process import run, wait_for_signal
+from tidegate.core.process import first_of, run, until_signal
 from tidegate.core.settings import KafkaSettings
 from tidegate.core.telemetry import start_telemetry
 from tidegate.deployer.agents import SOURCE
@@ -48,7 +49,7 @@ async def serve() -> None:
     while True:
         try:
             async with EventProducer(kafka, client_id="tidegate-deployer") as producer:
-                return await _serve_with(settings, kafka, producer)
+                return await until_signal(Deployer(settings, kafka, producer).work())
         except Unavailable as error:
             if error.code != "BROKER_UNAVAILABLE":
                 raise
@@ -56,60 +57,68 @@ async def serve() -> None:
             await asyncio.sleep(START_RETRY_S)
 
 
-async def _serve_with(settings: DeployerSettings, kafka: KafkaSettings, producer: EventProducer) -> None:
-    book = RolloutBook()
+class Deployer:
+    """The parts of one deployer, put together; :meth:`work` runs them."""
 
-    def apply_route(table: RouteTable, decided: datetime) -> None:
+    def __init__(self, settings: DeployerSettings, kafka: KafkaSettings, producer: EventProducer) -> None:
+        self._settings = settings
+        book = RolloutBook()
+        self._group = WorkerGroup(kafka=kafka, producer=producer, apply_route=self._apply_route)
+        self._fleet = ProxyFleet(
+            settings.gateway_host,
+            settings.gateway_port,
+            lease_s=settings.lease_s,
+            on_applied=self._group.on_applied,
+            on_refused=self._group.on_refused,
+        )
+        self._host = LiveHost(
+            address=settings.modelhost,
+            runtime=settings.runtime,
+            load_timeout_s=settings.load_timeout_s,
+            wanted=self._group.wanted,
+            owns=self._group.owns,
+            tell=self._group.tell,
+        )
+        self._group.host = self._host
+        self._follower = Follower(kafka=kafka, book=book, apply_route=self._apply_route)
+        self._server = GrpcServer(service_names=[SERVICE_NAME])
+        servicer = RolloutServicer(book=book, publish=lambda command: _publish(producer, command))
+        add_RolloutServiceServicer_to_server(servicer, self._server.server)
+        self._fleet.add_to_server(self._server.server)
+
+    async def work(self) -> None:
+        """Run until a part fails or the task is cancelled; what was begun is ended in the reverse order."""
+        async with AsyncExitStack() as begun:
+            begun.push_async_callback(self._follower.stop)
+            # Proxies that reconnect get what is known at that moment, so all tables come first.
+            await self._follower.catch_up()
+            begun.push_async_callback(self._server.stop)
+            await self._server.start(self._settings.host, self._settings.port)
+            begun.push_async_callback(self._host.close)
+            begun.callback(self._fleet.close)
+            begun.push_async_callback(self._group.stop)
+            await self._group.start()
+            await first_of(
+                "the deployer",
+                self._follower.run(),
+                self._group.run(),
+                self._host.run(),
+                tick(self._group, self._settings.tick_s),
+                self._say_when_ready(),
+            )
+
+    async def _say_when_ready(self) -> None:
+        await self._group.wait_assigned()
+        await self._server.set_ready()
+        log.info("deployer ready", port=self._server.port, topics=len(TOPICS))
+        await asyncio.Event().wait()
+
+    def _apply_route(self, table: RouteTable, decided: datetime) -> None:
         try:
-            fleet.apply(table, decided_time=decided)
+            self._fleet.apply(table, decided_time=decided)
         except InvalidInput as error:
             log.error("route table refused", model=table.model, error=str(error))  # noqa: TRY400  (the line says all)
-
-    group = WorkerGroup(kafka=kafka, producer=producer, apply_route=apply_route)
-    fleet = ProxyFleet(
-        settings.gateway_host, settings.gateway_port, lease_s=settings.lease_s, on_applied=group.on_applied
-    )
-    host = LiveHost(
-        address=settings.modelhost,
-        runtime=settings.runtime,
-        load_timeout_s=settings.load_timeout_s,
-        wanted=group.wanted,
-        owns=group.owns,
-        tell=group.tell,
-    )
-    group.host = host
-    follower = Follower(kafka=kafka, book=book, apply_route=apply_route)
-    server = GrpcServer(service_names=[SERVICE_NAME])
-    servicer = RolloutServicer(book=book, publish=lambda command: _publish(producer, command))
-    add_RolloutServiceServicer_to_server(servicer, server.server)
-    fleet.add_to_server(server.server)
-
-    await follower.catch_up()
-    await server.start(settings.host, settings.port)
-    await group.start()
-    await group.wait_assigned()
-    running = [
-        asyncio.create_task(coroutine, name=name)
-        for name, coroutine in (
-            ("follower", follower.run()),
-            ("group", group.run()),
-            ("host", host.run()),
-            ("tick", tick(group, settings.tick_s)),
-        )
-    ]
-    await server.set_ready()
-    log.info("deployer ready", port=server.port, topics=len(TOPICS))
-    stop = asyncio.create_task(wait_for_signal(), name="signal")
-    done, _ = await asyncio.wait([stop, *running], return_when=asyncio.FIRST_COMPLETED)
-    for task in (stop, *running):
-        task.cancel()
-    await group.stop()
-    await follower.stop()
-    fleet.close()
-    await host.close()
-    await server.stop()
-    for task in done:
-        task.result()
+            self._group.on_refused(table.model, table.epoch, table.revision, str(error))
 
 
 async def _publish(producer: EventProducer, command: RolloutCommand) -> None:

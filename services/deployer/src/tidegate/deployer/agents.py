@@ -31,6 +31,8 @@ from tidegate.deployer.state import Decision, ModelState
 from tidegate.v1.rollout_events_pb2 import Phase, RolloutState, RolloutStep, RouteApplied, RouteTable
 
 SOURCE: Final = "tidegate/deployer"
+# What a deployer's proxies say about routes that another deployer owns.
+PROXIES_SOURCE: Final = "tidegate/deployer/proxies"
 RETRY_BACKOFF_MS: Final = 5
 BATCH_MAX: Final = 100
 QUEUE_MAX: Final = 10_000
@@ -225,17 +227,9 @@ class PartitionWorker:
     def _record_applied(self, item: Item, applied: RouteApplied, outcome: Outcome) -> None:
         state = self._states.get(item.model)
         self._ack_times.applied(applied, datetime.now(tz=UTC))
-        key = f"{applied.model}|{applied.epoch}|{applied.revision}|{','.join(applied.applied)}|{applied.complete}"
-        outcome.messages.append(
-            Event(
-                message=applied,
-                id=derived_event_id("RouteApplied", key),
-                source=SOURCE,
-                time=datetime.now(tz=UTC),
-                subject=item.model,
-                correlation_id=state.rollout.correlation_id if state is not None and state.rollout is not None else key,
-            )
-        )
+        rollout = state.rollout if state is not None else None
+        correlation_id = rollout.correlation_id if rollout is not None else ""
+        outcome.messages.append(applied_event(applied, source=SOURCE, correlation_id=correlation_id))
 
     def _offsets_are_due(self) -> bool:
         now_s = asyncio.get_running_loop().time()
@@ -299,6 +293,19 @@ class PartitionWorker:
         finally:
             await consumer.stop()
         return states
+
+
+def applied_event(applied: RouteApplied, *, source: str, correlation_id: str) -> Event:
+    """Return the event that tells what the proxies said; the same word of the same source has the same id."""
+    key = derived_event_id("RouteApplied", f"{source}|{applied.SerializeToString(deterministic=True).hex()}")
+    return Event(
+        message=applied,
+        id=key,
+        source=source,
+        time=datetime.now(tz=UTC),
+        subject=applied.model,
+        correlation_id=correlation_id or key,
+    )
 
 
 def _is_worth_keeping(before: ModelState, decision: Decision) -> bool:

@@ -70,6 +70,17 @@ class RouteAcknowledged:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RouteRefused:
+    """A proxy refused the route table (epoch, revision) and goes on with the one before it."""
+
+    time_s: float
+    cause: str
+    epoch: int
+    revision: int
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvidenceReached:
     """The candidate is good enough on the route (epoch, revision)."""
 
@@ -137,6 +148,7 @@ Event = (
     | VersionApproved
     | ServerChanged
     | RouteAcknowledged
+    | RouteRefused
     | EvidenceReached
     | MetricBreached
     | HeartbeatSeen

@@ -9,24 +9,29 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 
-from tidegate.contracts.codec import InvalidEvent, Record, decode
+from tidegate.contracts.codec import Event, InvalidEvent, Record, decode
 from tidegate.contracts.principals import DEPLOYER_PRINCIPAL
-from tidegate.contracts.topics import COMMANDS, MONITORING, REGISTRY, VALIDATION
+from tidegate.contracts.topics import COMMANDS, MONITORING, REGISTRY, ROLLOUTS, VALIDATION
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
 from tidegate.core.kafka_access import client_options
 from tidegate.core.metrics import Handling
 from tidegate.core.settings import KafkaSettings
-from tidegate.core.streams import exit_unexpected, set_aside
+from tidegate.core.streams import exit_unexpected, retrying, set_aside
+from tidegate.deployer import events as core
 from tidegate.deployer import wire
-from tidegate.deployer.agents import ApplyRoute, Item, PartitionWorker
-from tidegate.deployer.events import RouteAcknowledged
+from tidegate.deployer.agents import PROXIES_SOURCE, ApplyRoute, Item, PartitionWorker, applied_event
 from tidegate.deployer.hosts import LiveHost, Seen, Wanted
 from tidegate.v1.rollout_events_pb2 import RouteApplied
 
-INPUTS: Final = (REGISTRY, VALIDATION, MONITORING, COMMANDS)
+# The rollouts topic is our own output: from it we read only what other deployers' proxies say.
+INPUTS: Final = (REGISTRY, VALIDATION, MONITORING, COMMANDS, ROLLOUTS)
+SESSION_S: Final = 10.0
+# After so long without a turn of the event loop somebody else may own what we believe to be ours.
+STALLED_S: Final = 8.0
 POLL_MS: Final = 500
 POLL_RECORDS: Final = 500
+REFUSAL_CHARACTERS_MAX: Final = 1_000
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +49,8 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         self._handling = {name: Handling(name) for name in (one.full_name(kafka.topic_prefix) for one in INPUTS)}
         self._taken = asyncio.Event()
         self._is_fresh = False
+        self._ticked_s = 0.0
+        self._forwarding: set[asyncio.Task[None]] = set()
         self.host: LiveHost | None = None
         self._consumer = AIOKafkaConsumer(
             **client_options(kafka),
@@ -51,7 +58,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            session_timeout_ms=10_000,
+            session_timeout_ms=round(SESSION_S * 1000),
             heartbeat_interval_ms=2_000,
             fetch_max_wait_ms=100,
             partition_assignment_strategy=(RangePartitionAssignor,),
@@ -59,6 +66,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def start(self) -> None:
         """Join the group."""
+        self._ticked_s = asyncio.get_running_loop().time()
         await self._consumer.start()
         self._consumer.subscribe([topic.full_name(self._kafka.topic_prefix) for topic in INPUTS], listener=self)
 
@@ -87,8 +95,8 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         return [one for worker in self._workers.values() for one in worker.wanted()]
 
     def owns(self, model: str) -> bool:
-        """Say whether we decide about ``model``."""
-        return any(worker.owns(model) for worker in self._workers.values())
+        """Say whether we decide about ``model``; nobody can say after a stall, until it has been noticed."""
+        return not self._has_stalled() and any(worker.owns(model) for worker in self._workers.values())
 
     def tell(self, seen: Seen) -> None:
         """Pass on how a server is."""
@@ -97,19 +105,36 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
                 worker.see(seen)
 
     def tick(self) -> None:
-        """Let time enter."""
+        """Let time enter; must be called every second at least.
+
+        A process that was stopped and goes on may have lost its partitions without knowing: it ends.
+        """
+        if self._has_stalled():
+            log.error("the process stood still, somebody else may decide now", longest_s=STALLED_S)
+            exit_unexpected()
+        self._ticked_s = asyncio.get_running_loop().time()
         for worker in self._workers.values():
             worker.tick()
 
     def on_applied(self, applied: RouteApplied) -> None:
-        """Pass on what the proxies say about a route."""
-        now_s = utc_now().timestamp()
-        cause = f"RouteApplied {applied.epoch}.{applied.revision}"
-        acknowledged = RouteAcknowledged(time_s=now_s, cause=cause, epoch=applied.epoch, revision=applied.revision)
-        event = acknowledged if applied.complete else None
-        for worker in self._workers.values():
-            if worker.owns(applied.model):
-                worker.put_now(Item(model=applied.model, event=event, applied=applied))
+        """Pass on what the proxies say about a route: to its owner, here or (by the topic) in another process."""
+        event = wire.route_event(applied, utc_now().timestamp())
+        owners = [worker for worker in self._workers.values() if worker.owns(applied.model)]
+        for worker in owners:
+            worker.put_now(Item(model=applied.model, event=event, applied=applied))
+        if not owners:
+            task = asyncio.create_task(self._forward(applied), name="forward-applied")
+            self._forwarding.add(task)
+            task.add_done_callback(self._forwarding.discard)
+
+    def on_refused(self, model: str, epoch: int, revision: int, message: str) -> None:
+        """Pass on that a proxy refused a route."""
+        refusal = message[:REFUSAL_CHARACTERS_MAX] or "no reason given"
+        self.on_applied(RouteApplied(model=model, epoch=epoch, revision=revision, refusal=refusal))
+
+    async def _forward(self, applied: RouteApplied) -> None:
+        event = applied_event(applied, source=PROXIES_SOURCE, correlation_id="")
+        await retrying(lambda: self._producer.publish(event), what=f"what proxies say about {applied.model}")
 
     async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
         """Stop deciding before others begin."""
@@ -119,22 +144,33 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         """Take every partition that we got; its offsets are read only after its predecessor is fenced."""
-        for partition in sorted({place.partition for place in assigned}):
-            worker = PartitionWorker(
-                partition=partition,
-                kafka=self._kafka,
-                group=self._group,
-                apply_route=self._apply_route,
-                wake_host=self._wake_host,
-                on_handled=self._on_handled,
-            )
-            await worker.start()
-            self._workers[partition] = worker
-            self._tasks[partition] = asyncio.create_task(_run(worker), name=f"partition-{partition}")
+        try:
+            for partition in sorted({place.partition for place in assigned}):
+                await self._take(partition)
+        except Exception:
+            # The client would log it and go on, and nobody would decide about what is ours.
+            log.exception("the partitions could not be taken, the process ends")
+            exit_unexpected()
         self._is_fresh = True
         self._taken.set()
         if self.host is not None:
             self.host.forget()
+
+    async def _take(self, partition: int) -> None:
+        worker = PartitionWorker(
+            partition=partition,
+            kafka=self._kafka,
+            group=self._group,
+            apply_route=self._apply_route,
+            wake_host=self._wake_host,
+            on_handled=self._on_handled,
+        )
+        await worker.start()
+        self._workers[partition] = worker
+        self._tasks[partition] = asyncio.create_task(_run(worker), name=f"partition-{partition}")
+
+    def _has_stalled(self) -> bool:
+        return asyncio.get_running_loop().time() - self._ticked_s > STALLED_S
 
     async def _seek_to_committed(self) -> None:
         """Begin where the last transaction ended, read after every predecessor is fenced."""
@@ -190,7 +226,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         await worker.put(
             Item(
                 model=event.subject,
-                event=wire.core_event(event, utc_now().timestamp()),
+                event=_core_event(event),
                 cause_id=event.id,
                 correlation_id=event.correlation_id,
                 source=place,
@@ -203,6 +239,13 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         origin = f"{record.topic}/{record.partition}/{record.offset}"
         aside = Record(key=record.key or b"", value=record.value or b"", headers=tuple(record.headers))
         await set_aside(self._producer, aside, origin=origin, code=error.code, error=str(error))
+
+
+def _core_event(event: Event) -> core.Event | None:
+    """Return what an event means to the core; what we said ourselves on the rollouts topic means nothing."""
+    if isinstance(event.message, RouteApplied) and event.source != PROXIES_SOURCE:
+        return None
+    return wire.core_event(event, utc_now().timestamp())
 
 
 async def _run(worker: PartitionWorker) -> None:

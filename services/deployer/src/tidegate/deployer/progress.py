@@ -223,6 +223,9 @@ def close(state: ModelState, phase: Phase, why: str, time_s: float, cause: str) 
     ended = replace(state, rollout=replace(rollout, phase=phase, resume_phase=None))
     if phase is Phase.PROMOTED:
         ended = _promoted(ended, rollout)
+    elif rollout.stable is None and rollout.phase is Phase.PAUSED and rollout.has_traffic:
+        # The only version in service stays in service, until another takes over.
+        ended = replace(ended, stable=rollout.candidate)
     routed = rerouted(replace(ended, rollout=None))
     shown = replace(routed, rollout=ended.rollout)
     decision = published(shown, why, time_s, cause, route_changed=routed.route is not state.route)

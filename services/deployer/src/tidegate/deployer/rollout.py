@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, assert_never
 
-from tidegate.deployer import progress
+from tidegate.deployer import candidates, progress
 from tidegate.deployer.commands import command_given
 from tidegate.deployer.events import (
     CommandGiven,
@@ -20,6 +20,7 @@ from tidegate.deployer.events import (
     HeartbeatSeen,
     MetricBreached,
     RouteAcknowledged,
+    RouteRefused,
     ServerChanged,
     TakenOver,
     Ticked,
@@ -29,16 +30,13 @@ from tidegate.deployer.events import (
 )
 from tidegate.deployer.progress import ignored
 from tidegate.deployer.state import (
-    KNOWN_VERSIONS_MAX,
-    QUEUE_MAX,
-    Blessed,
     Decision,
     ModelState,
     Phase,
     Rollout,
     ServerStatus,
 )
-from tidegate.deployer.strategies import canary, strategy_for
+from tidegate.deployer.strategies import canary
 
 HEARTBEAT_LONGEST_S: Final = 30.0
 HOLD_LONGEST_S: Final = 600.0
@@ -55,18 +53,20 @@ def decide(state: ModelState, event: Event) -> Decision:
     return replace(decision, state=replace(decision.state, servers=heard))
 
 
-def _decide(state: ModelState, event: Event) -> Decision:  # noqa: C901, PLR0911  (one line an event)
+def _decide(state: ModelState, event: Event) -> Decision:  # noqa: C901, PLR0911, PLR0912  (one line an event)
     match event:
         case VersionRegistered():
-            return _version_registered(state, event)
+            return candidates.version_registered(state, event)
         case VersionBlessed():
-            return _version_blessed(state, event)
+            return candidates.version_blessed(state, event)
         case VersionApproved():
-            return _version_approved(state, event)
+            return candidates.version_approved(state, event)
         case ServerChanged():
             return _server_changed(state, event)
         case RouteAcknowledged():
             return _route_acknowledged(state, event)
+        case RouteRefused():
+            return _route_refused(state, event)
         case EvidenceReached():
             return _evidence_reached(state, event)
         case MetricBreached():
@@ -81,88 +81,6 @@ def _decide(state: ModelState, event: Event) -> Decision:  # noqa: C901, PLR0911
             return _ticked(state, event)
         case _:
             assert_never(event)
-
-
-def _version_registered(state: ModelState, event: VersionRegistered) -> Decision:
-    number = event.version.number
-    if state.version(number) is not None:
-        return ignored(state, f"{number} is known already")
-    versions = (*state.versions, event.version)
-    early = next((waiting for waiting in state.queue if waiting.number == number), None)
-    if len(versions) > KNOWN_VERSIONS_MAX:
-        needed = {*state.wanted_servers(), *(waiting.number for waiting in state.queue)}
-        droppable = next(version for version in versions if version.number not in needed)
-        versions = tuple(version for version in versions if version is not droppable)
-    registered = replace(state, versions=versions)
-    if early is None:
-        return Decision(state=registered, reason=f"{number} is registered")
-    # The two topics have no order between them: the blessing came first.
-    queue = tuple(waiting for waiting in state.queue if waiting is not early)
-    blessing = VersionBlessed(time_s=event.time_s, cause=event.cause, blessed=early)
-    return _version_blessed(replace(registered, queue=queue), blessing)
-
-
-def _version_blessed(state: ModelState, event: VersionBlessed) -> Decision:
-    blessed = event.blessed
-    known = state.version(blessed.number)
-    if known is None:
-        return _blessed_early(state, blessed)
-    wanted = strategy_for(blessed.number, state.stable, blessed.policy)
-    marked = state.with_version(replace(known, blessed=True, approval=wanted.approval))
-    refusal = _refusal(marked, blessed)
-    if refusal:
-        return Decision(state=marked, reason=refusal)
-    if marked.rollout is None:
-        return progress.open_rollout(marked, blessed, event.time_s, event.cause)
-    if _supersedes(blessed, marked.rollout):
-        unregistered = tuple(one for one in marked.queue if marked.version(one.number) is None)
-        waiting = replace(marked, queue=(blessed, *unregistered))
-        why = f"{blessed.number} takes the place of {marked.rollout.candidate}"
-        return progress.end_with(waiting, Phase.SUPERSEDED, why, event.time_s, event.cause)
-    if len(marked.queue) >= QUEUE_MAX:
-        return Decision(
-            state=marked, reason=f"{QUEUE_MAX} versions wait already, {blessed.number} must be started by hand"
-        )
-    queued = replace(marked, queue=(*marked.queue, blessed))
-    return Decision(state=queued, reason=f"{blessed.number} waits for the end of {marked.rollout.rollout_id}")
-
-
-def _blessed_early(state: ModelState, blessed: Blessed) -> Decision:
-    if len(state.queue) >= QUEUE_MAX or any(one.rollout_id == blessed.rollout_id for one in state.queue):
-        return ignored(state, f"{blessed.number} was never registered")
-    waiting = replace(state, queue=(*state.queue, blessed))
-    return Decision(state=waiting, reason=f"{blessed.number} waits for its registration")
-
-
-def _supersedes(blessed: Blessed, rollout: Rollout) -> bool:
-    """Say whether a newer blessing ends the running rollout; the only version in service is never taken out of it."""
-    if blessed.policy.mid_rollout != "supersede" or rollout.ending is not None or blessed.number < rollout.candidate:
-        return False
-    return rollout.stable is not None or not rollout.has_traffic
-
-
-def _refusal(state: ModelState, blessed: Blessed) -> str:
-    """Return why a blessed version starts no rollout by itself, or ""."""
-    if blessed.rollout_id in state.rollout_ids or any(one.rollout_id == blessed.rollout_id for one in state.queue):
-        return f"{blessed.rollout_id} was opened already"
-    if state.rollout is not None and blessed.number == state.rollout.candidate:
-        return f"{blessed.number} is on its way already"
-    if blessed.policy.mode == "observe":
-        return f"the policy says observe: {blessed.number} is not delivered"
-    if state.stable is not None and blessed.number <= state.stable:
-        return f"{blessed.number} is not above stable {state.stable}: lower versions never start by themselves"
-    return ""
-
-
-def _version_approved(state: ModelState, event: VersionApproved) -> Decision:
-    known = state.version(event.number)
-    if known is None:
-        return ignored(state, f"{event.number} was never registered")
-    approved = state.with_version(replace(known, approved=True))
-    rollout = approved.rollout
-    if rollout is None or rollout.candidate != event.number or rollout.phase is not Phase.AWAITING_APPROVAL:
-        return Decision(state=approved, reason=f"{event.number} is approved")
-    return progress.approve(approved, f"{event.number} is approved", event.time_s, event.cause)
 
 
 def _server_changed(state: ModelState, event: ServerChanged) -> Decision:
@@ -197,6 +115,18 @@ def _route_acknowledged(state: ModelState, event: RouteAcknowledged) -> Decision
     return Decision(state=replace(acknowledged, rollout=stamped), reason="the step's route is acknowledged")
 
 
+def _route_refused(state: ModelState, event: RouteRefused) -> Decision:
+    if (event.epoch, event.revision) != (state.route.epoch, state.route.revision):
+        return ignored(state, f"route {event.epoch}.{event.revision} is not the one in force")
+    rollout = state.rollout
+    if rollout is None or rollout.phase is Phase.ROLLING_BACK:
+        # There is no other route to go to; the proxies keep the one that they have.
+        return ignored(state, f"a proxy refused the only route that is left: {event.message}")
+    ending = Phase.ROLLED_BACK if rollout.stable is not None and rollout.has_traffic else Phase.ABORTED
+    why = f"a proxy refused route {event.epoch}.{event.revision}: {event.message}"
+    return progress.end_with(state, ending, why, event.time_s, event.cause)
+
+
 def _evidence_reached(state: ModelState, event: EvidenceReached) -> Decision:
     rollout = state.rollout
     if rollout is None or rollout.rollout_id != event.rollout_id:
@@ -211,6 +141,8 @@ def _next_step_if_earned(state: ModelState, time_s: float, cause: str, otherwise
     rollout = state.rollout
     if rollout is None or rollout.phase is not Phase.STEPPING or not canary.is_step_earned(rollout, time_s):
         return Decision(state=state, reason=otherwise)
+    if not state.ready_endpoint(rollout.candidate):
+        return Decision(state=state, reason=f"the step is earned, and waits for the server of {rollout.candidate}")
     why = f"step {rollout.step_index + 1} of {len(rollout.steps)} earned: {_told(rollout)}"
     return progress.enter_step(state, rollout.step_index + 1, why, time_s, cause)
 
@@ -233,11 +165,20 @@ def _metric_breached(state: ModelState, event: MetricBreached) -> Decision:
     breached = replace(rollout, breached_guard=event.guard, evidence=(event.evidence,))
     marked = replace(state, rollout=breached, breached=tuple(sorted({*state.breached, rollout.candidate})))
     why = f"{event.guard} breached: {_told(breached)}"
+    if rollout.stable is None:
+        return _frozen_alone(marked, why, event)
     if rollout.policy.on_breach == "freeze":
         return progress.pause(marked, f"{why}; the policy says freeze", event.time_s, event.cause)
-    if rollout.stable is None:
-        return progress.pause(marked, f"{why}; there is no version to fall back to", event.time_s, event.cause)
     return progress.end_with(marked, Phase.ROLLED_BACK, why, event.time_s, event.cause)
+
+
+def _frozen_alone(state: ModelState, why: str, event: MetricBreached) -> Decision:
+    frozen = progress.pause(state, f"{why}; there is no version to fall back to", event.time_s, event.cause)
+    rollout = frozen.state.rollout
+    newer = (one for one in state.queue if rollout is not None and one.number > rollout.candidate)
+    if not any(state.version(one.number) is not None for one in newer):
+        return frozen
+    return progress.followed(frozen, candidates.give_way(frozen.state, event.time_s, event.cause))
 
 
 def _heartbeat_seen(state: ModelState, event: HeartbeatSeen) -> Decision:
@@ -305,6 +246,9 @@ def _settled(state: ModelState, event: Ticked) -> Decision | None:
     if rollout is None or rollout.phase is not Phase.SETTLING or rollout.step_acknowledged_s is None:
         return None
     if event.time_s - rollout.step_acknowledged_s < rollout.policy.settle_s:
+        return None
+    if not state.ready_endpoint(rollout.candidate):
+        # Its server restarts; while it does, stable answers, which would be stopped.
         return None
     why = f"no breach within the rollback window of {rollout.policy.settle_s:g} s"
     return progress.close(state, Phase.PROMOTED, why, event.time_s, event.cause)

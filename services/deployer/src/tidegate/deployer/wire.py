@@ -94,8 +94,22 @@ def core_event(event: codec.Event, time_s: float) -> core.Event | None:
             return core.VersionApproved(time_s=time_s, cause=cause, number=number_from(message.version))
         case pb.RolloutCommand():
             return _command(message, time_s, cause)
+        case pb.RouteApplied():
+            return route_event(message, time_s)
         case _:
             return _evidence_event(message, time_s, cause)
+
+
+def route_event(applied: pb.RouteApplied, time_s: float) -> core.Event | None:
+    """Return what the proxies' word about a route means to the core; nothing while some are silent."""
+    cause = f"RouteApplied {applied.epoch}.{applied.revision}"
+    if applied.refusal:
+        return core.RouteRefused(
+            time_s=time_s, cause=cause, epoch=applied.epoch, revision=applied.revision, message=applied.refusal
+        )
+    if applied.complete:
+        return core.RouteAcknowledged(time_s=time_s, cause=cause, epoch=applied.epoch, revision=applied.revision)
+    return None
 
 
 def _evidence_event(message: object, time_s: float, cause: str) -> core.Event | None:
