@@ -1,4 +1,4 @@
-"""One whole stack for the chaos tests."""
+"""The stack that the fault tests share: a first version serves, and clients ask it without a pause."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def flights():
     return load_flights()
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, flights):
-    from world import running_world
+@pytest.fixture(scope="session")
+def arena(tmp_path_factory: pytest.TempPathFactory, flights):
+    from faults.arena import running_arena
 
-    with running_world(tmp_path_factory.mktemp("world"), flights) as running:
+    with running_arena(tmp_path_factory.mktemp("arena"), flights) as running:
         yield running

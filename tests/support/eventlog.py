@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, TopicPartition
 
 from tidegate.contracts.codec import Event, InvalidEvent, decode
 from tidegate.contracts.topics import DEAD_LETTER, TOPICS
@@ -24,6 +24,8 @@ class EventLog:
     settings: KafkaSettings
     events: list[Event] = field(default_factory=list)
     dead_letters: list[dict[str, bytes]] = field(default_factory=list)
+    _records: list[Any] = field(default_factory=list)
+    _positions: dict[TopicPartition, int] = field(default_factory=dict)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -72,6 +74,21 @@ class EventLog:
         with self._changed:
             return [event.message for event in self.events if event.type == name and event.subject == model]
 
+    def all_up_to_now(self, *, deadline_s: float = 60) -> list[Event]:
+        """Return every event, once this log has read what the broker has at the moment of the call."""
+        ends = _ends(self.settings)
+        with self._changed:
+            complete = self._changed.wait_for(
+                lambda: all(self._positions.get(place, 0) >= end for place, end in ends.items()), timeout=deadline_s
+            )
+            assert complete, f"the log lags behind the broker for {deadline_s} s"
+            return [*self.events]
+
+    def records(self) -> list[Any]:
+        """Return the messages of all events as Kafka brought them (kafka-python's records), in order of arrival."""
+        with self._changed:
+            return [*self._records]
+
     def summary(self) -> list[str]:
         """Return one short line an event, without the steady reports."""
         steady = {"MetricReport", "PredictionBatch", "RolloutState"}
@@ -86,6 +103,8 @@ class EventLog:
             auto_offset_reset="earliest",
             enable_auto_commit=False,
             isolation_level="read_committed",
+            # Tests kill the broker, and wait for what comes after.
+            reconnect_backoff_max_ms=500,
         )
         dead_letter = DEAD_LETTER.full_name(self.settings.topic_prefix)
         try:
@@ -93,6 +112,11 @@ class EventLog:
                 for records in consumer.poll(timeout_ms=POLL_MS).values():
                     for record in records:
                         self._add(record, is_dead_letter=record.topic == dead_letter)
+                # Marks of transactions have offsets, too, and are no records.
+                positions = {place: consumer.position(place) for place in consumer.assignment()}
+                with self._changed:
+                    self._positions = positions
+                    self._changed.notify_all()
         finally:
             consumer.close()
 
@@ -118,3 +142,17 @@ class EventLog:
             # Rubbish that the test itself sent; the services' verdict about it is what counts.
             return
         self.events.append(event)
+        self._records.append(record)
+
+
+def _ends(settings: KafkaSettings) -> dict[TopicPartition, int]:
+    """Return where each partition ends now."""
+    names = [topic.full_name(settings.topic_prefix) for topic in TOPICS]
+    consumer = KafkaConsumer(bootstrap_servers=settings.bootstrap, isolation_level="read_committed")
+    try:
+        places = [
+            TopicPartition(name, number) for name in names for number in consumer.partitions_for_topic(name) or ()
+        ]
+        return dict(consumer.end_offsets(places))
+    finally:
+        consumer.close()

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import TracebackType
@@ -33,6 +33,17 @@ class Failure:
 
     status: int
     text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """One request as its client saw it; times are the monotonic clock's, status 0 = no answer."""
+
+    begin_s: float
+    end_s: float
+    status: int
+    version: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,12 +92,21 @@ class Traffic:
     """Sends ``bodies`` again and again, ``rate_per_s``, over CONNECTIONS kept-alive connections; use as ``with``.
 
     The schedule is open: a slow answer does not slow the next request down, until all connections are busy.
+    ``observe`` is told of each answer, one at a time, in no particular order.
     """
 
-    def __init__(self, gateway_url: str, bodies: Sequence[bytes], *, rate_per_s: float = RATE_PER_S) -> None:
+    def __init__(
+        self,
+        gateway_url: str,
+        bodies: Sequence[bytes],
+        *,
+        rate_per_s: float = RATE_PER_S,
+        observe: Callable[[Answer], None] | None = None,
+    ) -> None:
         self._gateway = urlsplit(gateway_url)
         self._bodies = bodies
         self._interval_s = 1.0 / rate_per_s
+        self._observe = observe
         self._numbers = itertools.count()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
@@ -145,28 +165,32 @@ class Traffic:
 
     def _send(self, connection: Any, body: bytes) -> bool:
         """Send one request and count its answer; return whether the connection is still good."""
-        begin = time.monotonic()
+        begin_s = time.monotonic()
         try:
             connection.request("POST", infer_path(), body=body, headers=HEADERS)
             response = connection.getresponse()
-            text = response.read()
+            content = response.read()
         except (OSError, http.client.HTTPException) as error:
-            self._count_failure(Failure(status=0, text=repr(error)))
+            self._count(Answer(begin_s=begin_s, end_s=time.monotonic(), status=0, text=repr(error)))
             return False
-        if response.status == HTTPStatus.OK:
-            version = response.headers.get("x-tidegate-version", "unknown")
-            with self._lock:
-                self._versions[version] += 1
-                self._latencies.append(time.monotonic() - begin)
-        else:
-            self._count_failure(Failure(status=response.status, text=text[:200].decode(errors="replace")))
+        is_good = response.status == HTTPStatus.OK
+        version = response.headers.get("x-tidegate-version", "unknown" if is_good else "")
+        text = "" if is_good else content[:200].decode(errors="replace")
+        end_s = time.monotonic()
+        self._count(Answer(begin_s=begin_s, end_s=end_s, status=response.status, version=version, text=text))
         return True
 
-    def _count_failure(self, failure: Failure) -> None:
+    def _count(self, answer: Answer) -> None:
         with self._lock:
-            self._failed += 1
-            if len(self._failures) < FAILURES_KEPT:
-                self._failures.append(failure)
+            if answer.status == HTTPStatus.OK:
+                self._versions[answer.version] += 1
+                self._latencies.append(answer.end_s - answer.begin_s)
+            else:
+                self._failed += 1
+                if len(self._failures) < FAILURES_KEPT:
+                    self._failures.append(Failure(status=answer.status, text=answer.text))
+            if self._observe is not None:
+                self._observe(answer)
 
     def _connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(
