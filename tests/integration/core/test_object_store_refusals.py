@@ -15,5 +15,9 @@ async def test_refused_keys_make_work_wait(store_settings, wrong):
     with pytest.raises(Unavailable, match="the object store refused") as raised:
         await store.put_bytes("reports/a", b"a")
     assert raised.value.code == "OBJECT_STORE_REFUSED"
-    with pytest.raises(Unavailable):
-        await store.read(store.uri("reports/a"), limit_bytes=10)
+    for uri in (store.uri("reports/a"), "s3://tidegate-uploads/model"):
+        with pytest.raises(Unavailable) as raised:
+            await store.size(uri)
+        assert raised.value.code == "OBJECT_STORE_REFUSED"
+        with pytest.raises(Unavailable):
+            await store.read(uri, limit_bytes=10)

@@ -275,8 +275,13 @@ async def test_failing_candidate_breaches_and_names_its_inputs(bus_settings: Kaf
         (event,) = [event for event in findings.events if isinstance(event.message, MetricBreach)]
         assert event.correlation_id == "correlation-1"
         assert event.causation_id in {event.id for event in batches.events}
-        rows = batches.of(PredictionBatch)
-        assert sum(len(one.columns.prediction_id) for one in rows) == 600
+
+        def all_rows() -> list[PredictionBatch]:
+            found = batches.of(PredictionBatch)
+            return found if sum(len(one.columns.prediction_id) for one in found) == 600 else []
+
+        # A breach may be found before the last slice is cut.
+        rows = await until(all_rows, "all requests")
         served = [
             (a, s, n)
             for one in rows

@@ -23,7 +23,7 @@ CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 30.0
 P = ParamSpec("P")
 R = TypeVar("R")
-_KEYS_REFUSED_CODES: Final = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch"})
+_REFUSED_CODES: Final = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
 _ABSENT_CODES: Final = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchObject", "NotFound"})
 
 
@@ -79,12 +79,12 @@ class ObjectStore:
 
     async def ensure_bucket(self, bucket: str | None = None) -> None:
         """Create ``bucket`` (default: the own one) unless it exists."""
-        await asyncio.to_thread(_guard, self.bucket, self._ensure_bucket, bucket or self.bucket)
+        await asyncio.to_thread(self._guard, self._ensure_bucket, bucket or self.bucket)
 
     async def size(self, uri: str) -> int:
         """Return the length of the object in bytes."""
         bucket, key = parse_s3_uri(uri)
-        return await asyncio.to_thread(_guard, self.bucket, self._size, bucket, key)
+        return await asyncio.to_thread(self._guard, self._size, bucket, key)
 
     async def read(self, uri: str, *, limit_bytes: int) -> bytes:
         """Return the bytes of the object.
@@ -94,7 +94,7 @@ class ObjectStore:
 
         """
         bucket, key = parse_s3_uri(uri)
-        return await asyncio.to_thread(_guard, self.bucket, self._read, bucket, key, limit_bytes)
+        return await asyncio.to_thread(self._guard, self._read, bucket, key, limit_bytes)
 
     async def download(self, uri: str, path: Path, *, limit_bytes: int) -> str:
         """Write the object to ``path`` and return its digest; ``path`` appears only when complete.
@@ -104,17 +104,45 @@ class ObjectStore:
 
         """
         bucket, key = parse_s3_uri(uri)
-        return await asyncio.to_thread(_guard, self.bucket, self._download, bucket, key, path, limit_bytes)
+        return await asyncio.to_thread(self._guard, self._download, bucket, key, path, limit_bytes)
 
     async def put_file(self, key: str, path: Path, *, content_type: str = "application/octet-stream") -> str:
         """Store the file at ``path`` as ``key`` in the own bucket and return its URI."""
-        await asyncio.to_thread(_guard, self.bucket, self._put_file, key, path, content_type)
+        await asyncio.to_thread(self._guard, self._put_file, key, path, content_type)
         return self.uri(key)
 
     async def put_bytes(self, key: str, data: bytes, *, content_type: str = "application/octet-stream") -> str:
         """Store ``data`` as ``key`` in the own bucket and return its URI."""
-        await asyncio.to_thread(_guard, self.bucket, self._put_bytes, key, data, content_type)
+        await asyncio.to_thread(self._guard, self._put_bytes, key, data, content_type)
         return self.uri(key)
+
+    def _guard(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run ``call`` and turn the client's errors into ours."""
+        try:
+            return call(*args, **kwargs)
+        except S3Error as error:
+            raise self._translated(error) from error
+        except (HTTPError, MinioException, ConnectionError) as error:
+            raise Unavailable(f"the object store is away: {error}", code="OBJECT_STORE_UNAVAILABLE") from error
+
+    def _translated(self, error: S3Error) -> TidegateError:
+        if error.code in _ABSENT_CODES:
+            return NotFound(f"s3://{error.bucket_name}/{error.object_name} does not exist", code="OBJECT_MISSING")
+        if error.code not in _REFUSED_CODES:
+            return Unavailable(f"the object store answered {error.code}: {error.message}", code="OBJECT_STORE_ERROR")
+        told = f"the object store refused: {error.code}: {error.message}"
+        if error.bucket_name != self.bucket and self._is_own_bucket_open():
+            return InvalidInput(told, code="OBJECT_REFUSED")
+        # Nobody's message is to blame for our own keys and rights: work waits until they are mended.
+        return Unavailable(told, code="OBJECT_STORE_REFUSED", hint="see the keys of this service and what they allow")
+
+    def _is_own_bucket_open(self) -> bool:
+        """Say whether our keys are good: a refused look at an object does not tell why."""
+        try:
+            self._client.bucket_exists(bucket_name=self.bucket)
+        except (S3Error, HTTPError, MinioException, ConnectionError):
+            return False
+        return True
 
     def _ensure_bucket(self, bucket: str) -> None:
         if not self._client.bucket_exists(bucket_name=bucket):
@@ -171,25 +199,3 @@ class ObjectStore:
 
 def _too_large(bucket: str, key: str, limit_bytes: int) -> InvalidInput:
     return InvalidInput(f"s3://{bucket}/{key} is longer than {limit_bytes} bytes", code="OBJECT_TOO_LARGE")
-
-
-def _guard(own_bucket: str, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run ``call`` and turn the client's errors into ours."""
-    try:
-        return call(*args, **kwargs)
-    except S3Error as error:
-        raise _translated(error, own_bucket) from error
-    except (HTTPError, MinioException, ConnectionError) as error:
-        raise Unavailable(f"the object store is away: {error}", code="OBJECT_STORE_UNAVAILABLE") from error
-
-
-def _translated(error: S3Error, own_bucket: str) -> TidegateError:
-    if error.code in _ABSENT_CODES:
-        return NotFound(f"s3://{error.bucket_name}/{error.object_name} does not exist", code="OBJECT_MISSING")
-    told = f"the object store refused: {error.code}: {error.message}"
-    if error.code in _KEYS_REFUSED_CODES or (error.code == "AccessDenied" and error.bucket_name == own_bucket):
-        # Nobody's message is to blame for our own keys and rights: it waits until they are mended.
-        return Unavailable(told, code="OBJECT_STORE_REFUSED", hint="see the keys of this service and what they allow")
-    if error.code == "AccessDenied":
-        return InvalidInput(told, code="OBJECT_REFUSED")
-    return Unavailable(f"the object store answered {error.code}: {error.message}", code="OBJECT_STORE_ERROR")
