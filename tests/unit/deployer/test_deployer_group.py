@@ -1,0 +1,99 @@
+"""A process that may have lost its partitions, or can't take them, ends instead of deciding on old beliefs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiokafka import TopicPartition
+
+from tidegate.core.settings import KafkaSettings
+from tidegate.deployer import group as group_module
+from tidegate.deployer.agents import PROXIES_SOURCE
+from tidegate.deployer.group import STALLED_S, WorkerGroup
+from tidegate.v1.rollout_events_pb2 import RouteApplied
+
+NOBODY_LISTENS = KafkaSettings(bootstrap="127.0.0.1:1", topic_prefix="test")
+
+
+class Outbox:
+    """Keeps what the group publishes by its producer."""
+
+    def __init__(self):
+        self.events = asyncio.Queue()
+
+    async def publish(self, event):
+        await self.events.put(event)
+
+
+class Owner:
+    """Stands for the worker of a partition: it owns every model."""
+
+    def __init__(self):
+        self.items = []
+
+    def owns(self, model):
+        return True
+
+    def put_now(self, item):
+        self.items.append(item)
+
+    def tick(self):
+        self.items.append("tick")
+
+
+@pytest.fixture
+async def group():
+    made = WorkerGroup(kafka=NOBODY_LISTENS, producer=Outbox(), apply_route=lambda _table, _time: None)
+    made._ticked_s = asyncio.get_running_loop().time()
+    return made
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """End the test's block where the process would end."""
+
+    def end():
+        raise SystemExit
+
+    monkeypatch.setattr(group_module, "exit_unexpected", end)
+    return pytest.raises(SystemExit)
+
+
+async def test_a_process_that_stood_still_owns_nothing_and_ends(group, ended):
+    owner = Owner()
+    group._workers[0] = owner
+    group.tick()
+    assert group.owns("fraud")
+    group._ticked_s -= STALLED_S + 1
+    assert not group.owns("fraud")
+    with ended:
+        group.tick()
+    assert owner.items == ["tick"]
+
+
+async def test_partitions_that_cannot_be_taken_end_the_process(group, ended, monkeypatch):
+    async def fail(_partition):
+        raise ConnectionError("the broker has gone")
+
+    monkeypatch.setattr(group, "_take", fail)
+    with ended:
+        await group.on_partitions_assigned([TopicPartition("test.registry", 0)])
+
+
+async def test_what_proxies_say_reaches_the_owner_here(group):
+    owner = Owner()
+    group._workers[0] = owner
+    applied = RouteApplied(model="fraud", epoch=1, revision=2, applied=["gateway-1"], complete=True)
+    group.on_applied(applied)
+    (item,) = owner.items
+    assert item.applied == applied
+    assert (item.event.epoch, item.event.revision) == (1, 2)
+
+
+async def test_what_proxies_say_about_another_processs_model_goes_to_the_topic(group):
+    group.on_refused("fraud", 1, 2, "no such cluster")
+    event = await asyncio.wait_for(group._producer.events.get(), 10)
+    assert event.source == PROXIES_SOURCE
+    assert event.message == RouteApplied(model="fraud", epoch=1, revision=2, refusal="no such cluster")
+    assert group_module._core_event(event).message == "no such cluster"
