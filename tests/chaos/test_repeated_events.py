@@ -49,7 +49,11 @@ def test_everything_that_was_ever_said_is_said_again_in_the_middle_of_a_rollout(
     # The breach of the finished rollout, evidence of old routes, blessings of versions long gone: once more, backwards.
     send_again(arena, sender, old[::-1])
     arena.wait_end(number)
-    arena.deliver(Quality.AGAIN)
+    again = arena.producer.publish(Quality.AGAIN)
+    arena.log.wait_for(
+        "answer to the training that came again",
+        lambda event: event.type == "RegistrationDuplicate" and event.causation_id == again.event_id,
+    )
     history = arena.must_be_right()
     breaches = {event.id for event in history.events if event.type == "MetricBreach"}
     assert breaches, f"{failed} left no breach to repeat"
