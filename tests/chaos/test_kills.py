@@ -32,7 +32,7 @@ ROWS = {
     ),
     "the breach meets a dead deployer": (
         Quality.FAILS_LIVE,
-        {REGISTERING: (KAFKA,), VALIDATING: (SANDBOX_HOST,), STARTING: (LIVE_HOST,), ROLLING_BACK: (DEPLOYER,)},
+        {REGISTERING: (KAFKA,), VALIDATING: (SANDBOX_HOST,), STARTING: (LIVE_HOST,), ROLLING_BACK: (DEPLOYER, GATEWAY)},
     ),
     "the bus": (
         Quality.GOOD,
@@ -40,7 +40,7 @@ ROWS = {
     ),
     "the breach meets a dead bus": (
         Quality.FAILS_LIVE,
-        {REGISTERING: (S3, DEPLOYER), STARTING: (MONITOR, REGISTRY), STEPPING: (DEPLOYER,), ROLLING_BACK: (KAFKA,)},
+        {REGISTERING: (S3, DEPLOYER), STARTING: (MONITOR, REGISTRY), STEPPING: (DEPLOYER,), ROLLING_BACK: (KAFKA, S3)},
     ),
     "the data plane": (
         Quality.GOOD,
@@ -60,7 +60,7 @@ ROWS = {
             ROLLING_BACK: (LIVE_HOST, MONITOR, REGISTRY, VALIDATOR, SANDBOX_HOST),
         },
     ),
-    "the candidate": (
+    "the rest": (
         Quality.GOOD,
         {
             REGISTERING: (MONITOR, SANDBOX_HOST, LIVE_HOST),
@@ -70,10 +70,8 @@ ROWS = {
             SETTLING: (CANDIDATE, S3, VALIDATOR, SANDBOX_HOST),
         },
     ),
-    "the breach meets a dead gateway": (
-        Quality.FAILS_LIVE,
-        {ROLLING_BACK: (GATEWAY, S3)},
-    ),
+    # What it does while it is dead counts against it, so it may be sent back; nobody else suffers.
+    "the candidate on trial": (Quality.GOOD, {STARTING: (CANDIDATE,), STEPPING: (CANDIDATE,)}),
 }
 
 

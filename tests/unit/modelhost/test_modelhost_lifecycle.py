@@ -112,6 +112,18 @@ def test_death_before_ready_is_final_and_tells_exit_code_and_log(restart):
     assert "last words" in server.reason.message
 
 
+def test_a_server_that_was_killed_while_it_loaded_is_launched_again_in_time():
+    killed = decide(starting(), seen(2, alive=False, code=-9))
+    assert (killed.server.state, killed.commands) == (State.STARTING, (Command.KILL,))
+    assert decide(killed.server, seen(2.1, alive=False)).commands == (Command.LAUNCH,)
+    late = decide(starting(replace(SPEC, load_timeout_s=1.5)), seen(2, alive=False, code=-9))
+    assert late.server.state is State.FAILED
+
+
+def test_a_server_of_a_validation_that_was_killed_while_it_loaded_has_failed():
+    assert decide(starting(replace(SPEC, restart=False)), seen(2, alive=False, code=-9)).server.state is State.FAILED
+
+
 def test_death_of_a_ready_server_that_shall_restart_is_followed_by_a_launch_after_the_back_off():
     decision = decide(ready(), seen(10, alive=False, code=-9))
     server = decision.server

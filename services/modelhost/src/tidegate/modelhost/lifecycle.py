@@ -16,6 +16,8 @@ BACKOFF_MAX_S: Final = 10.0
 # Ready for this long, a server is healthy again and its back-off begins anew.
 STABLE_S: Final = 60.0
 LOAD_TIMEOUT_DEFAULT_S: Final = 60.0
+# Exit code of a process that SIGKILL ended.
+KILLED: Final = -9
 
 
 class State(StrEnum):
@@ -271,12 +273,17 @@ def _quoted(log_tail: str) -> str:
 
 
 def _ended(server: Server, time: datetime, reason: Reason) -> Decision:
-    """Return what follows an end: a server that once was ready comes back, if it shall; others have failed."""
+    """Return what follows an end: a server that was ready, or was killed while it loaded, comes back if it shall."""
     ended = replace(server, process=None, reason=reason)
-    if server.spec.restart and server.was_ready:
+    if server.spec.restart and (server.was_ready or _was_killed_in_time(server, time)):
         later = _later(replace(ended, restarts=server.restarts + 1), time)
         return replace(later, commands=(Command.KILL,))
     return Decision(server=replace(ended, state=State.FAILED), commands=(Command.KILL,))
+
+
+def _was_killed_in_time(server: Server, time: datetime) -> bool:
+    """Say whether somebody else ended it, and there is time left to load: that is no fault of the model."""
+    return server.exit_code == KILLED and time < server.asked_time + timedelta(seconds=server.spec.load_timeout_s)
 
 
 def _later(server: Server, time: datetime) -> Decision:
