@@ -10,10 +10,16 @@ import grpc
 import pytest
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, format_trace_id
 from prometheus_client import REGISTRY
 
+from tidegate.core import tracing
 from tidegate.core.errors import NotFound
 from tidegate.core.grpc_server import GrpcServer
+from tidegate.core.interceptors import traced_channel
 from tidegate.v1 import rollout_service_pb2 as api
 from tidegate.v1 import rollout_service_pb2_grpc as rpc
 
@@ -69,14 +75,15 @@ async def site():
     server, servicer = GrpcServer(service_names=[SERVICE]), Servicer()
     rpc.add_RolloutServiceServicer_to_server(servicer, server.server)
     port = await server.start("127.0.0.1", 0)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield rpc.RolloutServiceStub(channel), servicer, channel
+    address = f"127.0.0.1:{port}"
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield rpc.RolloutServiceStub(channel), servicer, channel, address
     await server.stop(0)
 
 
 @pytest.mark.parametrize(("rollout_id", "code"), [("missing", "NOT_FOUND"), ("broken", "INTERNAL")])
 async def test_failed_calls_are_counted_by_their_code(site, rollout_id, code):
-    stub, _, _ = site
+    stub, _, _, _ = site
     before = counted("GetRollout", code)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await stub.GetRollout(api.GetRolloutRequest(rollout_id=rollout_id))
@@ -85,7 +92,7 @@ async def test_failed_calls_are_counted_by_their_code(site, rollout_id, code):
 
 
 async def test_cancelled_calls_are_counted_as_such(site):
-    stub, servicer, _ = site
+    stub, servicer, _, _ = site
     before = counted("GetRollout", "CANCELLED")
     call = stub.GetRollout(api.GetRolloutRequest(rollout_id="slow"))
     async with asyncio.timeout(DEADLINE_S):
@@ -95,7 +102,7 @@ async def test_cancelled_calls_are_counted_as_such(site):
 
 
 async def test_good_calls_are_timed_and_bind_what_tells_them_apart(site):
-    stub, servicer, _ = site
+    stub, servicer, _, _ = site
     before = counted("AbortRollout", "OK")
     await stub.AbortRollout(api.AbortRolloutRequest(rollout_id="r", request_id="request-1"))
     await stub.ListRollouts(api.ListRolloutsRequest())
@@ -110,7 +117,7 @@ async def test_good_calls_are_timed_and_bind_what_tells_them_apart(site):
 
 
 async def test_open_streams_are_shown_until_their_caller_goes(site):
-    stub, _, _ = site
+    stub, _, _, _ = site
     call = stub.WatchRollouts(api.WatchRolloutsRequest())
     await call.read()
     assert open_streams() == 1
@@ -119,7 +126,7 @@ async def test_open_streams_are_shown_until_their_caller_goes(site):
 
 
 async def test_health_is_not_measured(site):
-    _, _, channel = site
+    _, _, channel, _ = site
     await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
     names = {
         sample.labels["method"]
@@ -128,3 +135,37 @@ async def test_health_is_not_measured(site):
         if sample.name == "tidegate_grpc_requests_total"
     }
     assert not any("health" in name for name in names)
+
+
+@pytest.fixture
+def spans(monkeypatch):
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(tracing, "_TRACER", provider.get_tracer("test"))
+    yield exporter
+    provider.shutdown()
+
+
+async def test_calls_within_a_span_are_answered_within_its_trace(site, spans):
+    _, _, _, address = site
+    async with traced_channel(address) as traced:
+        stub = rpc.RolloutServiceStub(traced)
+        with tracing.serving("test.Caller/Call", ""):
+            caller = tracing.current_traceparent()
+            await stub.ListRollouts(api.ListRolloutsRequest())
+        await stub.ListRollouts(api.ListRolloutsRequest())
+    await until(lambda: len(spans.get_finished_spans()) == 2)
+    answered = next(span for span in spans.get_finished_spans() if span.name == f"{SERVICE}/ListRollouts")
+    assert answered.kind is SpanKind.SERVER
+    assert format_trace_id(answered.context.trace_id) == caller[3:35]
+    assert answered.attributes["rpc.method"] == "ListRollouts"
+    assert answered.attributes["rpc.grpc.status_code"] == 0
+
+
+async def test_writes_begin_a_trace_and_failures_are_marked(site, spans):
+    stub, _, _, _ = site
+    await stub.AbortRollout(api.AbortRolloutRequest(rollout_id="r", request_id="request-2"))
+    await stub.ListRollouts(api.ListRolloutsRequest())
+    await until(spans.get_finished_spans)
+    (span,) = spans.get_finished_spans()
+    assert (span.name, span.parent) == (f"{SERVICE}/AbortRollout", None)

@@ -18,6 +18,7 @@ from tidegate.core.clock import utc_now
 from tidegate.core.errors import TidegateError, Unavailable
 from tidegate.core.kafka_access import check_login_blocking, client_options, explain_blocking, forbidden, is_forbidden
 from tidegate.core.settings import KafkaSettings
+from tidegate.core.tracing import sending
 
 POLL_MS: Final = 200
 HISTORY_DEADLINE_S: Final = 30.0
@@ -53,8 +54,10 @@ def publish_event(settings: KafkaSettings, event: Event) -> None:
     except KafkaError as error:
         raise _failure(settings, error) from error
     try:
-        sent = producer.send(topic, value=record.value, key=record.key, headers=list(record.headers))
-        sent.get(timeout=ACKNOWLEDGEMENT_TIMEOUT_S)
+        # Below the caller's span, if there is one: so a training pipeline's own trace goes on.
+        with sending(topic, record, begins=True) as traced:
+            sent = producer.send(topic, value=traced.value, key=traced.key, headers=list(traced.headers))
+            sent.get(timeout=ACKNOWLEDGEMENT_TIMEOUT_S)
     except KafkaError as error:
         if is_forbidden(error):
             raise forbidden(settings, error, what=f"publish to {topic}") from error

@@ -18,6 +18,7 @@ from tidegate.core.errors import (
     TidegateError,
     Unavailable,
 )
+from tidegate.core.tracing import HEADER, current_traceparent
 
 DEADLINE_S: Final = 10.0
 _KINDS: Final[dict[grpc.StatusCode, type[TidegateError]]] = {
@@ -40,8 +41,10 @@ def call(method: Callable[..., R], request: Any, *, address: str, deadline_s: fl
         TidegateError: The kind that the status names; Unavailable if nobody answers at ``address``.
 
     """
+    traceparent = current_traceparent()
+    carried = {"metadata": ((HEADER, traceparent),)} if traceparent else {}
     try:
-        return method(request, timeout=deadline_s)
+        return method(request, timeout=deadline_s, **carried)
     except grpc.RpcError as error:
         raise from_rpc_error(error, address=address) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Final, Self
 
 import structlog
@@ -28,6 +28,7 @@ from tidegate.core.kafka_access import (
 )
 from tidegate.core.metrics import EVENTS_PRODUCED, topic_label
 from tidegate.core.settings import KafkaSettings
+from tidegate.core.tracing import sending
 
 MESSAGE_BYTES_MAX: Final = 900_000
 RETRY_BACKOFF_MS: Final = 20
@@ -127,26 +128,25 @@ class EventProducer:
             Unavailable: The broker did not acknowledge one.
 
         """
-        futures = []
-        topics: Counter[str] = Counter()
-        for event in events:
-            topic = TOPIC_BY_MESSAGE[event.type].full_name(self._settings.topic_prefix)
-            record = encode(event, content_type=JSON if as_json else PROTOBUF)
-            futures.append(await self._send(topic, record))
-            topics[topic] += 1
-        await self._acknowledged(futures)
-        for topic, count in topics.items():
-            EVENTS_PRODUCED.labels(topic_label(topic)).inc(count)
+        content_type = JSON if as_json else PROTOBUF
+        await self._publish(
+            (
+                TOPIC_BY_MESSAGE[event.type].full_name(self._settings.topic_prefix),
+                encode(event, content_type=content_type),
+            )
+            for event in events
+        )
 
-    async def publish_record(self, topic: str, record: Record) -> None:
+    async def publish_record(self, topic: str, record: Record, *, traced: bool = True) -> None:
         """Publish an encoded event to the topic named in full (the registry's outbox relay).
+
+        With ``traced`` the sending has a span where the record belongs to a trace; else its headers stay as they are.
 
         Raises:
             Unavailable: The broker did not acknowledge it.
 
         """
-        await self._acknowledged([await self._send(topic, record)])
-        EVENTS_PRODUCED.labels(topic_label(topic)).inc()
+        await self._publish([(topic, record)], traced=traced)
 
     async def dead_letter(self, record: Record, *, origin: str, error: str) -> None:
         """Put a message that can't be handled aside, with its bytes and headers as they came.
@@ -157,7 +157,19 @@ class EventProducer:
         """
         extra = (("tidegate-error", error.encode()), ("tidegate-origin", origin.encode()))
         set_aside = Record(key=record.key, value=record.value, headers=(*record.headers, *extra))
-        await self.publish_record(DEAD_LETTER.full_name(self._settings.topic_prefix), set_aside)
+        await self.publish_record(DEAD_LETTER.full_name(self._settings.topic_prefix), set_aside, traced=False)
+
+    async def _publish(self, records: Iterable[tuple[str, Record]], *, traced: bool = True) -> None:
+        futures = []
+        topics: Counter[str] = Counter()
+        with ExitStack() as spans:
+            for topic, record in records:
+                sent = spans.enter_context(sending(topic, record)) if traced else record
+                futures.append(await self._send(topic, sent))
+                topics[topic] += 1
+            await self._acknowledged(futures)
+        for topic, count in topics.items():
+            EVENTS_PRODUCED.labels(topic_label(topic)).inc(count)
 
     async def _send(self, topic: str, record: Record) -> asyncio.Future[object]:
         try:

@@ -11,6 +11,7 @@ import grpc
 from structlog.contextvars import bind_contextvars
 
 from tidegate.core.metrics import GRPC_REQUESTS, GRPC_SECONDS, GRPC_STREAMS
+from tidegate.core.tracing import HEADER, current_traceparent, serving
 
 # Health is asked every second, and says nothing of what users feel.
 UNMEASURED_PREFIXES: Final = ("/grpc.health.", "/grpc.reflection.")
@@ -50,8 +51,9 @@ class TelemetryInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg
 
 def _unary(behaviour: Any, method: str) -> Any:
     async def call(request: Any, context: Any) -> Any:
-        _bind_log(method, request)
-        with _counted(method, context), GRPC_SECONDS.labels(method).time():
+        request_id = _request_id(request)
+        _bind_log(method, request_id)
+        with _traced(method, context, request_id), _counted(method, context), GRPC_SECONDS.labels(method).time():
             return await behaviour(request, context)
 
     return call
@@ -59,7 +61,7 @@ def _unary(behaviour: Any, method: str) -> Any:
 
 def _answering_stream(behaviour: Any, method: str) -> Any:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-        _bind_log(method, request)
+        _bind_log(method, _request_id(request))
         with _counted(method, context), GRPC_STREAMS.labels(method).track_inprogress():
             async for response in behaviour(request, context):
                 yield response
@@ -97,10 +99,48 @@ def _code(error: BaseException, context: Any) -> str:
     return "UNKNOWN" if isinstance(error, Exception) else "CANCELLED"
 
 
-def _bind_log(method: str, request: Any = None) -> None:
-    """Bind what tells calls apart; gRPC runs each call in a task of its own, so nothing needs to be unbound."""
-    # A registration carries its request_id in the training.
+@contextmanager
+def _traced(method: str, context: Any, request_id: str) -> Iterator[None]:
+    """Answer within a span if the caller has one, or writes: what is only asked again and again begins no trace."""
+    metadata = dict(context.invocation_metadata() or ())
+    traceparent = str(metadata.get(HEADER, ""))
+    if not traceparent and not request_id:
+        yield
+        return
+    with serving(method, traceparent) as span:
+        try:
+            yield
+        finally:
+            # None while nobody has set one: OK, or what an exception becomes.
+            code = context.code() or 0
+            span.set_attribute("rpc.grpc.status_code", code.value[0] if isinstance(code, grpc.StatusCode) else code)
+
+
+def _request_id(request: Any) -> str:
+    """Return the id that the caller chose; a registration carries it in the training."""
     held = getattr(request, "training", request)
-    request_id = str(getattr(held, "request_id", ""))[:TEXT_CHARS_MAX]
+    return str(getattr(held, "request_id", ""))[:TEXT_CHARS_MAX]
+
+
+def _bind_log(method: str, request_id: str = "") -> None:
+    """Bind what tells calls apart; gRPC runs each call in a task of its own, so nothing needs to be unbound."""
     fields = {"method": method.rpartition("/")[2]} | ({"request_id": request_id} if request_id else {})
     bind_contextvars(**fields)
+
+
+class TraceMetadata(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
+    """Sends the trace of the caller's span along with every call."""
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Add the ``traceparent``, if a span is open."""
+        traceparent = current_traceparent()
+        if not traceparent:
+            return await continuation(client_call_details, request)
+        metadata = grpc.aio.Metadata(*(client_call_details.metadata or ()), (HEADER, traceparent))
+        return await continuation(client_call_details._replace(metadata=metadata), request)
+
+
+def traced_channel(address: str) -> grpc.aio.Channel:
+    """Return a channel to ``address`` whose calls carry the trace of their caller."""
+    interceptors: list[Any] = [TraceMetadata()]
+    return grpc.aio.insecure_channel(address, interceptors=interceptors)

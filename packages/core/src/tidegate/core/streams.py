@@ -22,6 +22,7 @@ from tidegate.core.errors import Conflict, InvalidInput, Unavailable
 from tidegate.core.kafka_access import faust_credentials
 from tidegate.core.metrics import EVENTS_DEAD_LETTERED, RETRIES, Handling, topic_label
 from tidegate.core.settings import KafkaSettings
+from tidegate.core.telemetry import handling
 
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_LONGEST_S: Final = 5.0
@@ -68,17 +69,17 @@ def consume(
     process.
     """
     names = [topic.full_name(kafka.topic_prefix) for topic in topics]
-    handling = {name: Handling(name) for name in names}
+    measures = {name: Handling(name) for name in names}
     channel = app.topic(*names, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
     async def agent(stream: Any) -> None:
         async for item in stream.events():
-            await _handle_one(item, handle, producer, handling[item.message.topic])
+            await _handle_one(item, handle, producer, measures[item.message.topic], app.conf.id)
 
     app.agent(channel, name="-".join([app.conf.id, *(topic.name for topic in topics)]))(agent)
 
 
-async def _handle_one(item: Any, handle: Handler, producer: EventProducer, handling: Handling) -> None:
+async def _handle_one(item: Any, handle: Handler, producer: EventProducer, measure: Handling, group: str) -> None:
     message = item.message
     headers = message.headers.items() if isinstance(message.headers, dict) else message.headers or ()
     record = Record(
@@ -96,14 +97,15 @@ async def _handle_one(item: Any, handle: Handler, producer: EventProducer, handl
             headers=record.headers,
             received_time=utc_now(),
         )
-        handling.take(origin, event.time)
-        await retrying(lambda: handle(event), what=origin, operation=topic_label(message.topic))
-        handling.done(origin)
+        measure.take(origin, event.time)
+        with handling(event, message.topic, group) as traced:
+            await retrying(lambda: handle(traced), what=origin, operation=topic_label(message.topic))
+        measure.done(origin)
     except (InvalidEvent, InvalidInput) as error:
         await set_aside(producer, record, origin=origin, code=error.code, error=str(error))
-        handling.drop(origin)
+        measure.drop(origin)
     except asyncio.CancelledError:
-        handling.drop(origin)
+        measure.drop(origin)
         raise
     except Exception:
         log.exception("handler failed unexpectedly, the process ends", origin=origin)

@@ -17,6 +17,8 @@ from tidegate.stack.program import Program
 SERVICE_STOP_S: Final = 15.0
 # Several small processes share two cores: no thread pools and memory arenas of their own for each core.
 _SMALL: Final = {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# Where traces go is said once.
+_FOR_ALL: Final = ("OTEL_", "TIDEGATE_OTEL_")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +49,8 @@ class Site:
 def service_programs(site: Site, *, caller: Mapping[str, str] = os.environ) -> tuple[Program, ...]:
     """Return the programs of all services.
 
-    Variables ``TIDEGATE_<SERVICE>_...`` of the caller are passed on to that service; what the stack decides wins.
+    Variables ``TIDEGATE_<SERVICE>_...`` of the caller are passed on to that service, ``TIDEGATE_OTEL_...`` and
+    ``OTEL_...`` to all; what the stack decides wins.
     """
     ports = site.ports
     gateway = {
@@ -87,7 +90,7 @@ def _service(site: Site, part: str, port: int, settings: Mapping[str, str], call
         f"{prefix}METRICS_PORT": str(site.ports.metrics()[part]),
         f"{prefix}DATA_DIR": str(site.layout.part(part)),
     }
-    passed_on = {name: value for name, value in caller.items() if name.startswith(prefix)}
+    passed_on = {name: value for name, value in caller.items() if name.startswith((prefix, *_FOR_ALL))}
     return Program(
         name=part,
         command=(sys.executable, "-m", f"tidegate.{module}"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,17 +18,19 @@ import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from google.protobuf.message import Message
 
-from tidegate.contracts.codec import PROTOBUF, Event, derived_event_id, encode, timed_event_id
+from tidegate.contracts.codec import PROTOBUF, Event, Record, derived_event_id, encode, timed_event_id
 from tidegate.contracts.topics import ROLLOUT_STATE, TOPIC_BY_MESSAGE
 from tidegate.core.kafka_access import client_options
 from tidegate.core.metrics import EVENTS_PRODUCED
 from tidegate.core.settings import KafkaSettings
+from tidegate.core.tracing import current_traceparent, sending
 from tidegate.deployer import events as core
 from tidegate.deployer import wire
 from tidegate.deployer.hosts import Seen, Wanted
 from tidegate.deployer.metrics import DECISIONS, STATE_GAUGES, STEPS, TRANSACTION_SECONDS, AckTimes
 from tidegate.deployer.rollout import decide
 from tidegate.deployer.state import Decision, ModelState
+from tidegate.deployer.tracing import RolloutTraces
 from tidegate.v1.rollout_events_pb2 import Phase, RolloutState, RolloutStep, RouteApplied, RouteTable
 
 SOURCE: Final = "tidegate/deployer"
@@ -48,7 +51,7 @@ log = structlog.get_logger(__name__)
 class Item:
     """One thing that reached a partition: an event for the core, or what the proxies said.
 
-    ``source`` and ``offset`` say where it stood and ``sent_time`` when it was published, if Kafka brought it.
+    ``sent`` is what Kafka brought, if it did, and ``source`` and ``offset`` say where it stood.
     """
 
     model: str
@@ -58,7 +61,7 @@ class Item:
     applied: RouteApplied | None = None
     source: TopicPartition | None = None
     offset: int = -1
-    sent_time: datetime | None = None
+    sent: Event | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -90,6 +93,7 @@ class PartitionWorker:
         self._wake_host = wake_host
         self._on_handled = on_handled
         self._ack_times = AckTimes()
+        self._traces = RolloutTraces(group)
         self._queue: asyncio.Queue[Item] = asyncio.Queue(QUEUE_MAX)
         self._states: dict[str, ModelState] = {}
         self._offsets: dict[TopicPartition, int] = {}
@@ -189,16 +193,24 @@ class PartitionWorker:
             STATE_GAUGES.show(outcome.states)
 
     def _decide(self, item: Item, outcome: Outcome) -> None:
-        if item.applied is not None:
-            self._record_applied(item, item.applied, outcome)
-        if item.event is None:
-            return
         before = self._states.get(item.model) or ModelState(model=item.model)
-        decision = decide(before, item.event)
-        DECISIONS.labels(type(item.event).__name__).inc()
+        decision = Decision(state=before) if item.event is None else decide(before, item.event)
+        topic = item.source.topic if item.source is not None else ""
+        # What means nothing here (our own steps among it) is none of a trace's business.
+        sent = item.sent if item.event is not None else None
+        if sent is not None and isinstance(sent.message, RouteApplied):
+            self._ack_times.applied(sent.message, datetime.now(tz=UTC))
+        with self._traces.deciding(sent, topic, before, decision):
+            if item.applied is not None:
+                self._record_applied(item, item.applied, outcome)
+            if item.event is not None:
+                self._record(item, item.event, before, decision, outcome)
+
+    def _record(self, item: Item, event: core.Event, before: ModelState, decision: Decision, outcome: Outcome) -> None:
+        DECISIONS.labels(type(event).__name__).inc()
         self._states[item.model] = decision.state
-        if not isinstance(item.event, core.Ticked | core.HeartbeatSeen) or decision.steps:
-            log.info("decided", model=item.model, on=type(item.event).__name__, reason=decision.reason)
+        if not isinstance(event, core.Ticked | core.HeartbeatSeen) or decision.steps:
+            log.info("decided", model=item.model, on=type(event).__name__, reason=decision.reason)
         if _is_worth_keeping(before, decision):
             outcome.states[item.model] = decision.state
         self._record_steps(item, decision, outcome)
@@ -215,13 +227,15 @@ class PartitionWorker:
                     correlation_id=step.rollout.correlation_id,
                     causation_id=item.cause_id,
                     sequence=step.sequence,
+                    traceparent=self._traces.of_step(decision, step),
                 )
             )
         if decision.route_changed:
             table = wire.route_message(item.model, decision.state.route)
             decided = datetime.fromtimestamp(_event_time_s(item), tz=UTC)
             outcome.routes[item.model] = (table, decided)
-            breach_time = item.sent_time if isinstance(item.event, core.MetricBreached) else None
+            is_breach = item.sent is not None and isinstance(item.event, core.MetricBreached)
+            breach_time = item.sent.time if item.sent is not None and is_breach else None
             self._ack_times.decided(item.model, table.epoch, table.revision, breach_time)
 
     def _record_applied(self, item: Item, applied: RouteApplied, outcome: Outcome) -> None:
@@ -229,7 +243,8 @@ class PartitionWorker:
         self._ack_times.applied(applied, datetime.now(tz=UTC))
         rollout = state.rollout if state is not None else None
         correlation_id = rollout.correlation_id if rollout is not None else ""
-        outcome.messages.append(applied_event(applied, source=SOURCE, correlation_id=correlation_id))
+        event = applied_event(applied, source=SOURCE, correlation_id=correlation_id)
+        outcome.messages.append(replace(event, traceparent=current_traceparent()))
 
     def _offsets_are_due(self) -> bool:
         now_s = asyncio.get_running_loop().time()
@@ -240,16 +255,21 @@ class PartitionWorker:
     async def _commit(self, outcome: Outcome) -> None:
         snapshots = [self._snapshot(state) for state in outcome.states.values()]
         tables = [self._snapshot_event(table, table.model) for table, _ in outcome.routes.values()]
-        async with self._producer.transaction():
-            for event in (*snapshots, *tables, *outcome.messages):
-                await self._send(event)
-            if self._offsets:
-                await self._producer.send_offsets_to_transaction(dict(self._offsets), self._group)
+        with ExitStack() as spans:
+            async with self._producer.transaction():
+                for event in (*snapshots, *tables):
+                    await self._send(self._topic_of(event), encode(event, content_type=PROTOBUF))
+                for event in outcome.messages:
+                    topic = self._topic_of(event)
+                    await self._send(topic, spans.enter_context(sending(topic, encode(event, content_type=PROTOBUF))))
+                if self._offsets:
+                    await self._producer.send_offsets_to_transaction(dict(self._offsets), self._group)
         self._offsets.clear()
         self._offsets_since_s = asyncio.get_running_loop().time()
 
     def _snapshot(self, state: ModelState) -> Event:
-        return self._snapshot_event(wire.state_message(state), state.model)
+        event = self._snapshot_event(wire.state_message(state), state.model)
+        return replace(event, traceparent=self._traces.traceparent(state.rollout))
 
     def _snapshot_event(self, message: Message, model: str) -> Event:
         digest = derived_event_id(message.DESCRIPTOR.name, message.SerializeToString(deterministic=True).hex())
@@ -262,9 +282,10 @@ class PartitionWorker:
             correlation_id=digest,
         )
 
-    async def _send(self, event: Event) -> None:
-        topic = TOPIC_BY_MESSAGE[event.type].full_name(self._kafka.topic_prefix)
-        record = encode(event, content_type=PROTOBUF)
+    def _topic_of(self, event: Event) -> str:
+        return TOPIC_BY_MESSAGE[event.type].full_name(self._kafka.topic_prefix)
+
+    async def _send(self, topic: str, record: Record) -> None:
         # The input's partition is the output's: a model's history stays together whoever wrote the input.
         await self._producer.send(
             topic, value=record.value, key=record.key, headers=list(record.headers), partition=self.partition
@@ -290,6 +311,7 @@ class PartitionWorker:
                 for record in batches.get(place, []):
                     snapshot = RolloutState.FromString(record.value)
                     states[snapshot.model] = wire.state_from(snapshot)
+                    self._traces.restore(states[snapshot.model], record)
         finally:
             await consumer.stop()
         return states

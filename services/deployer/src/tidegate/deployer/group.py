@@ -134,7 +134,8 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _forward(self, applied: RouteApplied) -> None:
         event = applied_event(applied, source=PROXIES_SOURCE, correlation_id="")
-        await retrying(lambda: self._producer.publish(event), what=f"what proxies say about {applied.model}")
+        what = f"what proxies say about {applied.model}"
+        await retrying(lambda: self._producer.publish(event), what=what, operation="forward")
 
     async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
         """Stop deciding before others begin."""
@@ -231,7 +232,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
                 correlation_id=event.correlation_id,
                 source=place,
                 offset=record.offset,
-                sent_time=event.time,
+                sent=event,
             )
         )
 

@@ -52,6 +52,14 @@ PROXIES: Final = Gauge(
 )
 REFUSALS: Final = Counter("tidegate_deployer_proxy_refusals_total", "Updates that a proxy refused.")
 
+# What may happen stands there with 0: a counter that begins at 1 has not increased for Prometheus.
+for _cause in ("shift", "breach"):
+    ROUTE_ACK_SECONDS.labels(_cause)
+for _state in ("connected", "missing"):
+    PROXIES.labels(_state)
+for _phase in RUNNING_PHASES:
+    ROLLOUTS.labels(_phase)
+
 
 class StateGauges:
     """Shows the states of the models that this process decides about."""

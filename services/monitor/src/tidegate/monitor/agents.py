@@ -16,12 +16,14 @@ from typing import Final
 import numpy as np
 import structlog
 from google.protobuf.message import Message
+from structlog.contextvars import bound_contextvars
 
 from tidegate.contracts.codec import Event, derived_event_id, timed_event_id
 from tidegate.contracts.names import parse_version
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Unavailable
+from tidegate.core.tracing import TraceMemory
 from tidegate.monitor import wire
 from tidegate.monitor.judges.evidence import evidence
 from tidegate.monitor.judges.judge import decide
@@ -90,6 +92,7 @@ class Judging:
         self._held: defaultdict[str, deque[Held]] = defaultdict(deque)
         self._windows: dict[tuple[str, str], Window] = {}
         self._gauges = WatchGauges()
+        self._traces = TraceMemory()
         self._window_start = utc_now()
         self._loaded: set[int] = set()
         self._lock = asyncio.Lock()
@@ -156,8 +159,11 @@ class Judging:
     async def _load(self, partition: int) -> None:
         if partition in self._loaded:
             return
-        for state in await self._store.load(partition):
+        for snapshot in await self._store.load(partition):
+            state = snapshot.state
             self._models[state.model] = state
+            if state.rollouts:
+                self._traces.learn(state.rollouts[-1].correlation_id, snapshot.traceparent, snapshot.time)
         self._loaded.add(partition)
 
     def _state(self, event: Event) -> ModelState:
@@ -169,7 +175,8 @@ class Judging:
         after = before.after_step(facts)
         if after is before:
             return
-        await self._store.save(after)
+        self._traces.learn(facts.correlation_id, event.traceparent, event.time)
+        await self._save(after)
         self._models[after.model] = after
         log.info(
             "rollout step", model=after.model, rollout_id=facts.rollout_id, phase=facts.phase, route=facts.route.route
@@ -227,10 +234,9 @@ class Judging:
             if decision.reached is not None:
                 messages.append(wire.to_evidence_reached(decision.reached, **names))
             if messages:
-                log.info("finding", rollout_id=rollout.rollout_id, reason=decision.reason)
-            findings += [self._finding(event, rollout, one, len(findings) + n) for n, one in enumerate(messages)]
+                findings += self._findings(event, rollout, messages, decision.reason, first=len(findings))
         await self._producer.publish_all(findings)
-        await self._store.save(after)
+        await self._save(after)
         self._models[state.model] = after
         for finding in findings:
             count_finding(_FINDINGS[finding.type], str(getattr(finding.message, "guard", "")))
@@ -240,17 +246,34 @@ class Judging:
                 self._gauges.seen(state.model)
             self._window(state.model, rollout.rollout_id).add(batch, message.dropped_count)
 
-    def _finding(self, cause: Event, rollout: Rollout, message: Message, number: int) -> Event:
-        return Event(
-            message=message,
-            id=derived_event_id(message.DESCRIPTOR.name, cause.id, number),
-            source=SOURCE,
-            time=utc_now(),
-            subject=cause.subject,
-            correlation_id=rollout.correlation_id,
-            causation_id=cause.id,
-            sequence=self._sequences.next(cause.subject),
-        )
+    async def _save(self, state: ModelState) -> None:
+        """Save ``state``, with what its newest rollout's findings follow from."""
+        newest = state.rollouts[-1].correlation_id if state.rollouts else ""
+        await self._store.save(state, traceparent=self._traces.traceparent(newest))
+
+    def _findings(
+        self, cause: Event, rollout: Rollout, messages: list[Message], reason: str, *, first: int
+    ) -> list[Event]:
+        """Return the events of what was found: they belong to the rollout's story, not to the batch's."""
+        with (
+            self._traces.following("judge", rollout.correlation_id) as traceparent,
+            bound_contextvars(correlation_id=rollout.correlation_id),
+        ):
+            log.info("finding", rollout_id=rollout.rollout_id, reason=reason)
+            return [
+                Event(
+                    message=message,
+                    id=derived_event_id(message.DESCRIPTOR.name, cause.id, number),
+                    source=SOURCE,
+                    time=utc_now(),
+                    subject=cause.subject,
+                    correlation_id=rollout.correlation_id,
+                    causation_id=cause.id,
+                    sequence=self._sequences.next(cause.subject),
+                    traceparent=traceparent,
+                )
+                for number, message in enumerate(messages, first)
+            ]
 
     def _window(self, model: str, rollout_id: str) -> Window:
         return self._windows.setdefault((model, rollout_id), Window(start=self._window_start))

@@ -10,7 +10,7 @@ from prometheus_client import Counter, Gauge
 
 from tidegate.core.clock import utc_now
 from tidegate.core.metrics import MODEL_LABELS, OTHER, BoundedLabels
-from tidegate.monitor.judges.values import Batch, Evidence
+from tidegate.monitor.judges.values import ERROR_RATE, LATENCY_MS, Batch, Evidence
 
 # The names of guards come from policies.
 GUARDS_MAX: Final = 16
@@ -49,6 +49,12 @@ FINDINGS: Final = Counter(
 
 
 _GUARD_LABELS: Final = BoundedLabels(GUARDS_MAX)
+
+
+# A counter that begins at 1 has not increased for Prometheus: what may happen stands there with 0.
+for _finding in ("breach", "evidence_reached"):
+    for _guard in (ERROR_RATE, LATENCY_MS):
+        FINDINGS.labels(_finding, _GUARD_LABELS.of(_guard))
 
 
 def count_finding(finding: str, guard: str) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Final
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -18,11 +20,21 @@ from tidegate.core.bus import EventProducer
 from tidegate.core.errors import Unavailable
 from tidegate.core.kafka_access import client_options, explain
 from tidegate.core.settings import KafkaSettings
+from tidegate.core.tracing import HEADER
 from tidegate.monitor.judges.replay import canonical
 from tidegate.monitor.rollouts import ModelState, read_model_state
 
 FETCH_TIMEOUT_MS: Final = 500
 LOAD_TIMEOUT_S: Final = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A saved state: ``traceparent`` is what its newest rollout's findings follow from, ``time`` when it was saved."""
+
+    state: ModelState
+    traceparent: str
+    time: datetime
 
 
 class SnapshotStore:
@@ -33,17 +45,19 @@ class SnapshotStore:
         self._producer = producer
         self._topic = MONITOR_STATE.full_name(kafka.topic_prefix)
 
-    async def save(self, state: ModelState) -> None:
-        """Save ``state``; returns when the broker has it.
+    async def save(self, state: ModelState, *, traceparent: str = "") -> None:
+        """Save ``state`` and what its findings follow from; returns when the broker has it.
 
         Raises:
             Unavailable: The broker did not acknowledge it.
 
         """
         value = canonical(state.to_json()).encode()
-        await self._producer.publish_record(self._topic, Record(key=state.model.encode(), value=value))
+        headers = ((HEADER, traceparent.encode()),) if traceparent else ()
+        record = Record(key=state.model.encode(), value=value, headers=headers)
+        await self._producer.publish_record(self._topic, record, traced=False)
 
-    async def load(self, partition: int) -> list[ModelState]:
+    async def load(self, partition: int) -> list[Snapshot]:
         """Return the newest state of each model of ``partition``.
 
         Raises:
@@ -63,14 +77,22 @@ class SnapshotStore:
             ) from error
         finally:
             await consumer.stop()
-        return [read_model_state(json.loads(value)) for value in newest.values()]
+        return [_snapshot_of(record) for record in newest.values()]
 
-    async def _read_to_end(self, consumer: AIOKafkaConsumer, where: TopicPartition) -> dict[bytes, bytes]:
+    async def _read_to_end(self, consumer: AIOKafkaConsumer, where: TopicPartition) -> dict[bytes, Any]:
         consumer.assign([where])
         await consumer.seek_to_beginning(where)
         end = (await consumer.end_offsets([where]))[where]
-        newest: dict[bytes, bytes] = {}
+        newest: dict[bytes, Any] = {}
         while await consumer.position(where) < end:
             fetched = await consumer.getmany(where, timeout_ms=FETCH_TIMEOUT_MS)
-            newest.update({bytes(one.key): bytes(one.value) for one in fetched.get(where, [])})
+            newest.update({bytes(one.key): one for one in fetched.get(where, [])})
         return newest
+
+
+def _snapshot_of(record: Any) -> Snapshot:
+    return Snapshot(
+        state=read_model_state(json.loads(bytes(record.value))),
+        traceparent=dict(record.headers).get(HEADER, b"").decode(),
+        time=datetime.fromtimestamp(record.timestamp / 1000, tz=UTC),
+    )

@@ -24,6 +24,10 @@ OUTBOX_AGE: Final = Gauge(
     "tidegate_registry_outbox_age_seconds", "Age of the oldest event that is committed and not published yet."
 )
 
+# A counter that begins at 1 has not increased for Prometheus: what may happen stands there with 0.
+for _change in ("FIRST", "MAJOR", "MINOR", "PIPELINE", "DUPLICATE"):
+    REGISTRATIONS.labels(_change)
+
 
 @contextmanager
 def rejections_counted() -> Iterator[None]:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from tidegate.contracts.codec import EVENT_ID_NAMESPACE
 from tidegate.contracts.names import is_alias, parse_model_resource, parse_version_name
 from tidegate.core.errors import Conflict, FailedPrecondition, InvalidInput, NotFound
+from tidegate.core.tracing import current_traceparent
 from tidegate.registry import lookups
 from tidegate.registry.aliases import ROLLOUT_ALIASES, AliasMove, move_alias, read_alias
 from tidegate.registry.catalog import read_policy, read_version
@@ -174,7 +175,7 @@ def _cause(scope: str, request_id: str, context: Any) -> Cause:
     cause_id = str(uuid.uuid5(EVENT_ID_NAMESPACE, f"{scope}|{request_id}") if request_id else uuid.uuid4())
     metadata = dict(context.invocation_metadata() or ())
     actor = str(metadata.get(ACTOR_HEADER, ANONYMOUS))[:REQUEST_ID_CHARS_MAX]
-    return Cause(id=cause_id, correlation_id=cause_id, actor=actor)
+    return Cause(id=cause_id, correlation_id=cause_id, actor=actor, traceparent=current_traceparent())
 
 
 def _parsed(parse: Callable[[str], R], text: str, *, field: str = "name") -> R:

@@ -9,6 +9,7 @@ from typing import Final, ParamSpec, TypeVar
 from prometheus_client import Counter, Gauge, Histogram
 
 from tidegate.core.metrics import DURATION_BUCKETS_S
+from tidegate.core.tracing import inner
 from tidegate.validator.verdict import Verdict
 
 P = ParamSpec("P")
@@ -24,14 +25,18 @@ TRIAL_SECONDS: Final = Histogram(
     buckets=DURATION_BUCKETS_S,
 )
 
+# A counter that begins at 1 has not increased for Prometheus: what may happen stands there with 0.
+for _result in ("blessed", "failed"):
+    VERDICTS.labels(_result)
+
 
 def stage(name: str) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
-    """Time every call of the decorated coroutine function as the stage ``name``."""
+    """Time every call of the decorated coroutine function as the stage ``name``, and trace it."""
 
     def decorate(work: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
         @wraps(work)
         async def timed(*args: P.args, **kwargs: P.kwargs) -> R:
-            with TRIAL_SECONDS.labels(name).time():
+            with inner(f"trial {name}"), TRIAL_SECONDS.labels(name).time():
                 return await work(*args, **kwargs)
 
         return timed

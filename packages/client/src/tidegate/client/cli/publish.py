@@ -15,6 +15,7 @@ from tidegate.client.training import Receipt, training_from_mapping
 from tidegate.client.why import describe
 from tidegate.contracts.codec import Event
 from tidegate.core.errors import InvalidInput
+from tidegate.core.tracing import start_tracing
 
 FileOption = Annotated[Path | None, typer.Option(dir_okay=False)]
 
@@ -41,6 +42,7 @@ def publish(
     json: AsJson = False,
 ) -> None:
     """Upload a trained model and its evaluation, publish TrainingCompleted, and wait for its number."""
+    start_tracing("client")
     document = _read_yaml(training) if training else {}
     folder = training.parent if training else Path()
     files = {
