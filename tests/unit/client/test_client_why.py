@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from tidegate.client.why import describe, explain, version_of_rollout
 from tidegate.contracts.codec import Event
+from tidegate.v1.rollout_events_pb2 import RouteApplied
 
 
 def headlines(life: list[Event], **about: str) -> list[str]:
@@ -61,3 +62,10 @@ def test_route_that_was_acknowledged_before_the_rollout_is_left_out(life: list[E
     routes = [event for event in life if event.type == "RouteApplied"]
     early = replace(routes[0], id="early", time=life[0].time - timedelta(seconds=1))
     assert headlines([early, *life], version="1.1.1") == headlines(life, version="1.1.1")
+
+
+def test_a_refused_route_is_told_in_the_proxys_words(life: list[Event]) -> None:
+    refused = RouteApplied(model="churn", epoch=1, revision=7, refusal="no such cluster")
+    line = describe(replace(life[0], message=refused))
+    assert line is not None
+    assert (line.headline, line.details) == ("a proxy refused route 1/7", ("no such cluster",))

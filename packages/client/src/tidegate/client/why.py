@@ -204,6 +204,8 @@ def _step(message: RolloutStep) -> Told:
 
 
 def _route(message: RouteApplied) -> Told | None:
+    if message.refusal:
+        return f"a proxy refused route {message.epoch}/{message.revision}", [message.refusal]
     if not message.complete:
         return "a route waits for " + ", ".join(message.missing or ["a proxy"]), []
     proxies = ", ".join(message.applied)
