@@ -36,7 +36,8 @@ def _section(results: Path, name: str) -> str:
         *(_line(row, about["metrics"][row.metric]) for row in ROWS.validate_json(path.read_text())),
         "",
         f"Driven: {about['driven']}.".replace("..", "."),
-        *(f"Note: {note}." for note in about["notes"]),
+        "",
+        *(line for note in about["notes"] for line in (f"Note: {note}.", "")),
         (
             f"Machine: {machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']:g} GiB, "
             f"{machine['kernel']}, Python {machine['python']}; load average {machine['load_average_start']} at the "
