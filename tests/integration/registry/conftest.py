@@ -27,7 +27,7 @@ from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
 from tidegate.stack.ports import free_ports
 from tidegate.v1.registry_service_pb2_grpc import RegistryServiceStub
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 @dataclass
@@ -47,9 +47,10 @@ class Site:
     set_aside: list[str] = field(default_factory=list)
     process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
-        """Start the registry and wait until it serves."""
-        environment = os.environ | {
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the registry and its commands are started with."""
+        return os.environ | {
             "TIDEGATE_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
             "TIDEGATE_KAFKA_TOPIC_PREFIX": self.kafka.topic_prefix,
             "TIDEGATE_KAFKA_PARTITION_COUNT": str(self.kafka.partition_count),
@@ -62,9 +63,12 @@ class Site:
             "TIDEGATE_REGISTRY_IMPORT_DIR": str(self.import_dir),
             "TIDEGATE_REGISTRY_ARTIFACT_BYTES_MAX": "100000",
         }
+
+    async def start(self) -> None:
+        """Start the registry and wait until it serves."""
         with (self.data_dir.parent / "registry.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tidegate.registry", env=environment, stderr=log, stdout=log
+                sys.executable, "-m", "tidegate.registry", env=self.environment, stderr=log, stdout=log
             )
         await self.until(self.is_serving, what="the registry serves")
 

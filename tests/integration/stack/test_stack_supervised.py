@@ -126,6 +126,6 @@ def test_part_that_never_comes_up_is_named_and_the_rest_is_ended(stack, monkeypa
 
 def test_two_commands_at_once_are_refused(stack):
     stack.layout.make()
-    with stack._locked(), pytest.raises(Conflict, match="being started or stopped") as raised:
+    with stack.locked(), pytest.raises(Conflict, match="being started or stopped") as raised:
         Stack(stack.layout.root).down()
     assert raised.value.code == "STACK_BUSY"

@@ -53,6 +53,7 @@ class Broker:
         if len(self.ids) == self.cut_off_after:
             # The broker has it, but the process dies before it knows.
             raise asyncio.CancelledError
+        return 0, len(self.ids) - 1
 
 
 def cause(name: str) -> Cause:
@@ -99,7 +100,7 @@ async def test_an_aborted_transaction_leaves_nothing(store):
 async def test_the_outbox_is_published_in_order(store):
     broker = Broker()
     await put(store, "1", "2", "3")
-    relay = OutboxRelay(store, broker, topic_prefix="t")
+    relay = OutboxRelay(store, broker, topic_prefix="t", bus="b")
     assert await relay.publish_batch() == 3
     assert await relay.publish_batch() == 0
     assert len(set(broker.ids)) == 3
@@ -110,9 +111,9 @@ async def test_a_crash_between_publish_and_mark_repeats_but_never_loses(store):
     await put(store, "1", "2", "3")
     broker.cut_off_after = 2
     with pytest.raises(asyncio.CancelledError):
-        await OutboxRelay(store, broker, topic_prefix="t").publish_batch()
+        await OutboxRelay(store, broker, topic_prefix="t", bus="b").publish_batch()
     broker.cut_off_after = -1
-    await OutboxRelay(store, broker, topic_prefix="t").publish_batch()
+    await OutboxRelay(store, broker, topic_prefix="t", bus="b").publish_batch()
     first, second, again, third = broker.ids
     assert second == again
     assert len({first, second, third}) == 3
@@ -122,13 +123,13 @@ async def test_an_outage_of_the_broker_only_delays(store):
     broker = Broker()
     broker.failures = 2
     await put(store, "1", "2")
-    relay = OutboxRelay(store, broker, topic_prefix="t")
+    relay = OutboxRelay(store, broker, topic_prefix="t", bus="b")
     assert await relay.publish_batch() == 2
 
 
 async def test_new_rows_wake_the_relay(store):
     broker = Broker()
-    running = asyncio.create_task(OutboxRelay(store, broker, topic_prefix="t").run())
+    running = asyncio.create_task(OutboxRelay(store, broker, topic_prefix="t", bus="b").run())
     try:
         for name in ("1", "22", "333"):
             broker.published.clear()

@@ -63,7 +63,11 @@ class Principal:
 
 
 REGISTRY_PRINCIPAL: Final = Principal(
-    name="registry", reads=(TRAINING, VALIDATION, ROLLOUTS), group=".registry", is_service=True
+    # Its own topics, too: it catches up with them.
+    name="registry",
+    reads=(TRAINING, VALIDATION, ROLLOUTS, REGISTRY, POLICIES),
+    group=".registry",
+    is_service=True,
 )
 VALIDATOR_PRINCIPAL: Final = Principal(
     name="validator", reads=(REGISTRY, VALIDATION), group="-validator", is_service=True

@@ -11,6 +11,7 @@ from typing import Final, Self
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from aiokafka.structs import RecordMetadata
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError as AdminKafkaError
 from kafka.errors import TopicAlreadyExistsError
@@ -137,8 +138,10 @@ class EventProducer:
             for event in events
         )
 
-    async def publish_record(self, topic: str, record: Record, *, traced: bool = True) -> None:
-        """Publish an encoded event to the topic named in full (the registry's outbox relay).
+    async def publish_record(self, topic: str, record: Record, *, traced: bool = True) -> tuple[int, int]:
+        """Publish an encoded event to the topic named in full and return its partition and offset.
+
+        The offset is -1 if the broker had the record already and does not say where.
 
         With ``traced`` the sending has a span where the record belongs to a trace; else its headers stay as they are.
 
@@ -146,7 +149,8 @@ class EventProducer:
             Unavailable: The broker did not acknowledge it.
 
         """
-        await self._publish([(topic, record)], traced=traced)
+        (stands,) = await self._publish([(topic, record)], traced=traced)
+        return stands
 
     async def dead_letter(self, record: Record, *, origin: str, error: str) -> None:
         """Put a message that can't be handled aside, with its bytes and headers as they came.
@@ -159,7 +163,7 @@ class EventProducer:
         set_aside = Record(key=record.key, value=record.value, headers=(*record.headers, *extra))
         await self.publish_record(DEAD_LETTER.full_name(self._settings.topic_prefix), set_aside, traced=False)
 
-    async def _publish(self, records: Iterable[tuple[str, Record]], *, traced: bool = True) -> None:
+    async def _publish(self, records: Iterable[tuple[str, Record]], *, traced: bool = True) -> list[tuple[int, int]]:
         futures = []
         topics: Counter[str] = Counter()
         with ExitStack() as spans:
@@ -167,23 +171,24 @@ class EventProducer:
                 sent = spans.enter_context(sending(topic, record)) if traced else record
                 futures.append(await self._send(topic, sent))
                 topics[topic] += 1
-            await self._acknowledged(futures)
+            stands = await self._acknowledged(futures)
         for topic, count in topics.items():
             EVENTS_PRODUCED.labels(topic_label(topic)).inc(count)
+        return stands
 
-    async def _send(self, topic: str, record: Record) -> asyncio.Future[object]:
+    async def _send(self, topic: str, record: Record) -> asyncio.Future[RecordMetadata]:
         try:
-            future: asyncio.Future[object] = await self._producer.send(
+            future: asyncio.Future[RecordMetadata] = await self._producer.send(
                 topic, value=record.value, key=record.key or None, headers=list(record.headers)
             )
         except KafkaError as error:
             raise self._failure(f"could not produce to {topic}: {error}", error) from error
         return future
 
-    async def _acknowledged(self, futures: list[asyncio.Future[object]]) -> None:
+    async def _acknowledged(self, futures: list[asyncio.Future[RecordMetadata]]) -> list[tuple[int, int]]:
         try:
-            for future in futures:
-                await future
+            records = [await future for future in futures]
+            return [(int(record.partition), int(record.offset)) for record in records]
         except KafkaError as error:
             raise self._failure(f"the broker did not acknowledge: {error}", error) from error
 

@@ -86,6 +86,11 @@ class ObjectStore:
         bucket, key = parse_s3_uri(uri)
         return await asyncio.to_thread(self._guard, self._size, bucket, key)
 
+    async def digest(self, uri: str) -> str:
+        """Read the object and return ``sha256:<hex>`` of its bytes."""
+        bucket, key = parse_s3_uri(uri)
+        return await asyncio.to_thread(self._guard, self._digest, bucket, key)
+
     async def read(self, uri: str, *, limit_bytes: int) -> bytes:
         """Return the bytes of the object.
 
@@ -154,6 +159,17 @@ class ObjectStore:
 
     def _size(self, bucket: str, key: str) -> int:
         return int(self._client.stat_object(bucket_name=bucket, object_name=key).size or 0)
+
+    def _digest(self, bucket: str, key: str) -> str:
+        sha256 = hashlib.sha256()
+        response = self._client.get_object(bucket_name=bucket, object_name=key)
+        try:
+            for chunk in response.stream(CHUNK_BYTES):
+                sha256.update(chunk)
+        finally:
+            response.close()
+            response.release_conn()
+        return "sha256:" + sha256.hexdigest()
 
     def _read(self, bucket: str, key: str, limit_bytes: int) -> bytes:
         response = self._client.get_object(bucket_name=bucket, object_name=key)

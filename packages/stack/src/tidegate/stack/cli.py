@@ -60,7 +60,8 @@ class _Shown:
 
 
 @contextmanager
-def _errors_told() -> Iterator[None]:
+def errors_told() -> Iterator[None]:
+    """Tell an error of ours as a message, and end the command with its exit code."""
     try:
         yield
     except TidegateError as error:
@@ -69,7 +70,7 @@ def _errors_told() -> Iterator[None]:
         raise typer.Exit(EXIT_USAGE if error.field else EXIT_FAILED) from None
 
 
-def _chosen(context: typer.Context, directory: Path | None) -> Path:
+def chosen_directory(context: typer.Context, directory: Path | None) -> Path:
     """Return --dir, else the stack that ``tidegate --stack`` names, else the default."""
     named = directory or (context.obj or {}).get("stack") or DEFAULT_DIRECTORY
     return Path(named).parent if Path(named).name == "stack.json" else Path(named)
@@ -87,8 +88,8 @@ def up(
     json: AsJson = False,  # noqa: FBT002  (a flag of the command line)
 ) -> None:
     """Start the embedded stack and return when all of it answers."""
-    with _errors_told():
-        stack = Stack(_chosen(context, directory), reporter=_Shown())
+    with errors_told():
+        stack = Stack(chosen_directory(context, directory), reporter=_Shown())
         started = stack.up(port_base=port_base)
     if json:
         _out.print(json_codec.dumps(record.document(stack.layout, started)), markup=False)
@@ -107,8 +108,8 @@ def down(
     json: AsJson = False,  # noqa: FBT002  (a flag of the command line)
 ) -> None:
     """Stop the embedded stack and its model servers; its data stays."""
-    with _errors_told():
-        ran = Stack(_chosen(context, directory), reporter=_Shown()).down()
+    with errors_told():
+        ran = Stack(chosen_directory(context, directory), reporter=_Shown()).down()
     if json:
         _out.print(json_codec.dumps({"stopped": ran}))
     else:
@@ -121,8 +122,8 @@ def status(
     json: AsJson = False,  # noqa: FBT002  (a flag of the command line)
 ) -> None:
     """Say how each part of the embedded stack is (exit code 1 if one is not ready, 3 if none runs)."""
-    with _errors_told():
-        found = Stack(_chosen(context, directory)).status()
+    with errors_told():
+        found = Stack(chosen_directory(context, directory)).status()
     if json:
         _out.print(json_codec.dumps(asdict(found)), markup=False)
     elif found.parts:
@@ -169,7 +170,7 @@ def logs(
     """Print the ends of the logs of the embedded stack."""
     if part is not None and part not in NAMES:
         raise typer.BadParameter(f"there is no part {part!r}, expected one of {', '.join(NAMES)}")
-    layout = Stack(_chosen(context, directory)).layout
+    layout = Stack(chosen_directory(context, directory)).layout
     chosen = {name: layout.log(name) for name in ([part] if part else NAMES)}
     if not any(path.exists() for path in chosen.values()):
         _err.print(f"there are no logs in {layout.logs}", markup=False)

@@ -60,7 +60,7 @@ class Stack:
         self.layout = Layout.of(directory)
         self._names = tuple(names)
         self._reporter = reporter or Silent()
-        self._supervisor = Supervisor(self.layout)
+        self.supervisor = Supervisor(self.layout)
 
     def up(self, *, port_base: int | None = None) -> Record:
         """Have every part run and return when all are ready; nothing happens to parts that are.
@@ -74,8 +74,8 @@ class Stack:
         """
         check_machine()
         self.layout.make()
-        with self._locked():
-            if self._supervisor.is_alive():
+        with self.locked():
+            if self.supervisor.is_alive():
                 return self._complete(port_base)
             if end_leftovers(self.layout):
                 self._reporter.say("ended what an earlier stack had left behind")
@@ -93,15 +93,15 @@ class Stack:
         """Stop every part and every model server, also after the supervisor was killed; return whether anything ran."""
         if not self.layout.root.is_dir():
             return False
-        with self._locked():
+        with self.locked():
             return self._stop(record.load(self.layout))
 
     def status(self) -> Status:
         """Return how every part is."""
         found = record.load(self.layout)
-        if found is None or not self._supervisor.is_alive():
+        if found is None or not self.supervisor.is_alive():
             return Status(state="degraded" if leftovers.marked(self.layout) else "stopped")
-        states = self._supervisor.states()
+        states = self.supervisor.states()
         metrics = found.ports.metrics()
         looked_at = parts(found.ports, ensure_credentials(self.layout.credentials))
         statuses = tuple(
@@ -121,7 +121,13 @@ class Stack:
         return Status(state="running" if all(part.ready for part in statuses) else "degraded", parts=statuses)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Keep other commands from starting or stopping parts meanwhile.
+
+        Raises:
+            Conflict: Another command does (code STACK_BUSY).
+
+        """
         with self.layout.lock.open("w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -155,7 +161,7 @@ class Stack:
         credentials = ensure_credentials(self.layout.credentials)
         site = Site(layout=self.layout, ports=plan.ports, credentials=credentials, runtimes_dir=runtimes)
         wanted = [each for each in programs(site, class_path=class_path(jars)) if each.name in self._names]
-        self._supervisor.start(wanted)
+        self.supervisor.start(wanted)
         record.save(self.layout, Record(port_base=plan.port_base, ports=plan.ports, running=True))
 
     def _complete(self, port_base: int | None) -> Record:
@@ -181,21 +187,21 @@ class Stack:
 
     def _start_parts(self, plan: Record) -> Record:
         start_parts(
-            self._supervisor,
+            self.supervisor,
             self.layout,
-            names=tuple(self._supervisor.states()),
+            names=tuple(self.supervisor.states()),
             ports=plan.ports,
             credentials=ensure_credentials(self.layout.credentials),
             reporter=self._reporter,
         )
-        pids = {name: state.pid for name, state in self._supervisor.states().items()}
-        pids["supervisord"] = self._supervisor.pid()
+        pids = {name: state.pid for name, state in self.supervisor.states().items()}
+        pids["supervisord"] = self.supervisor.pid()
         done = Record(port_base=plan.port_base, ports=plan.ports, running=True, pids=pids)
         record.save(self.layout, done)
         return done
 
     def _stop(self, plan: Record | None) -> bool:
-        ran = stop_everything(self._supervisor, self.layout, plan.ports if plan else None)
+        ran = stop_everything(self.supervisor, self.layout, plan.ports if plan else None)
         if plan:
             record.save(self.layout, Record(port_base=plan.port_base, ports=plan.ports))
         return ran

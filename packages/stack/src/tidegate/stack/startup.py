@@ -17,6 +17,8 @@ from tidegate.stack.supervisor import ProcessState, Supervisor
 
 READY_S: Final = 120.0
 POLL_S: Final = 0.1
+STOPPED_S: Final = 60.0
+_ENDED: Final = frozenset({"STOPPED", "EXITED", "FATAL"})
 # A part that was started this often within one wait will not come up by waiting longer.
 STARTS_MAX: Final = 4
 
@@ -82,6 +84,20 @@ def wait_until_ready(
                 code="PART_NOT_READY",
                 hint=f"the whole log is {log}",
             )
+        time.sleep(POLL_S)
+
+
+def wait_until_stopped(supervisor: Supervisor, name: str, *, deadline_s: float = STOPPED_S) -> None:
+    """Return when no process of the part runs.
+
+    Raises:
+        Unavailable: One does still when ``deadline_s`` is over.
+
+    """
+    deadline = time.monotonic() + deadline_s
+    while (state := supervisor.states()[name]).state not in _ENDED:
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{name} does not stop (it is {state.state.lower()})", code="PART_NOT_STOPPED")
         time.sleep(POLL_S)
 
 

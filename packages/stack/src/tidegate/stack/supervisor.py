@@ -39,7 +39,8 @@ def script(program: Program) -> str:
             f"cd {shlex.quote(str(program.directory))} || exit 1",
             *exports,
             f"export {PART_MARKER}={shlex.quote(program.name)}",
-            f"exec {shlex.join(program.command)}",
+            # Arguments make a command of the part instead (the registry's backup).
+            f'exec {shlex.join(program.command)} "$@"',
             "",
         ]
     )

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import mmap
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -89,11 +90,23 @@ class ArtifactIntake:
 
     async def store_artifact(self, fetched: Fetched) -> str:
         """Store under the digest and return the URI; storing twice changes nothing."""
-        return await self._store.put_file(f"artifacts/sha256/{_hex(fetched)}", fetched.path)
+        return await self._store.put_file(_key(fetched, is_artifact=True), fetched.path)
 
     async def store_file(self, fetched: Fetched) -> str:
         """Store a file under its digest and return the URI; storing twice changes nothing."""
-        return await self._store.put_file(f"files/sha256/{_hex(fetched)}", fetched.path)
+        return await self._store.put_file(_key(fetched, is_artifact=False), fetched.path)
+
+    async def store_if_lost(self, fetched: Fetched, named: Collection[str], *, is_artifact: bool) -> bool:
+        """Store again what one of the URIs ``named`` promises and the store does not have; return whether it did."""
+        key = _key(fetched, is_artifact=is_artifact)
+        if self._store.uri(key) not in named:
+            return False
+        try:
+            await self._store.size(self._store.uri(key))
+        except NotFound:
+            await self._store.put_file(key, fetched.path)
+            return True
+        return False
 
     async def _fetch(self, uri: str, path: Path, *, limit_bytes: int, field: str) -> Fetched:
         scheme = urlsplit(uri).scheme
@@ -179,5 +192,5 @@ def _too_large(uri: str, limit_bytes: int, field: str) -> Rejected:
     return rejected("ARTIFACT_TOO_LARGE", f"{uri} is longer than {limit_bytes} bytes", field)
 
 
-def _hex(fetched: Fetched) -> str:
-    return fetched.digest.removeprefix("sha256:")
+def _key(fetched: Fetched, *, is_artifact: bool) -> str:
+    return f"{'artifacts' if is_artifact else 'files'}/sha256/{fetched.digest.removeprefix('sha256:')}"

@@ -187,10 +187,15 @@ def aliases_of(connection: Connection, model: str, version: Version) -> list[str
 
 
 def insert_version(
-    connection: Connection, registered: ModelRegistered, *, verdict: Verdict, baseline_id: int | None
+    connection: Connection,
+    registered: ModelRegistered,
+    *,
+    verdict: Verdict,
+    baseline_id: int | None,
+    create_time: datetime | None = None,
 ) -> int:
-    """Insert a version with its lineage and return its row id."""
-    now = utc_now()
+    """Insert a version with its lineage and return its row id; ``create_time`` is now unless given."""
+    now = create_time or utc_now()
     fingerprint = fingerprint_of_registered(registered)
     row_id = connection.execute(
         insert(versions)

@@ -189,9 +189,14 @@ class Registrar:
             return Comparison(unknown_because=f"{metric} was not measured on the same evaluation data")
         if prepared.evaluation is None or not baseline.registered.evaluation_uri:
             return Comparison(unknown_because="there is no evaluation file on both sides")
-        fetched = await self._intake.fetch_file(
-            baseline.registered.evaluation_uri, folder / "baseline", field="evaluation_uri"
-        )
+        try:
+            fetched = await self._intake.fetch_file(
+                baseline.registered.evaluation_uri, folder / "baseline", field="evaluation_uri"
+            )
+        except Rejected as error:
+            # It is ours to keep, not the producer's: what is lost is unknown, and registrations go on.
+            log.warning("the baseline's evaluation is lost", uri=baseline.registered.evaluation_uri, error=str(error))
+            return Comparison(unknown_because="the evaluation of the baseline is lost")
         other = await self._read_evaluation(fetched, prepared.policy)
         return await asyncio.to_thread(compare, prepared.evaluation, other, metric=metric)
 
@@ -199,6 +204,7 @@ class Registrar:
         """Return the event, complete but for its sequence; its files are stored (a duplicate stores nothing)."""
         registered = announce(prepared, basis, cause)
         if basis.decision.change is Change.NONE:
+            await self._bring_back(prepared, basis)
             return registered
         if registered.ByteSize() > EVENT_BYTES_MAX:
             message = f"the registration has {registered.ByteSize()} bytes, at most {EVENT_BYTES_MAX}"
@@ -207,6 +213,16 @@ class Registrar:
         for field, fetched in prepared.files.items():
             setattr(registered, field, await self._intake.store_file(fetched))
         return registered
+
+    async def _bring_back(self, prepared: Prepared, basis: Basis) -> None:
+        """Store what the version that exists has lost: publishing it again mends it, since its digests must agree."""
+        twin = await self._store.read(lambda connection: read_version_by_id(connection, basis.line.twin_id))
+        named = {twin.registered.artifact.uri, *(getattr(twin.registered, field) for field in FILE_FIELDS)}
+        for fetched, is_artifact in ((prepared.artifact, True), *((one, False) for one in prepared.files.values())):
+            if await self._intake.store_if_lost(fetched, named, is_artifact=is_artifact):
+                log.warning(
+                    "a lost object was brought back", digest=fetched.digest, version=str(basis.decision.version)
+                )
 
     async def _commit(
         self, prepared: Prepared, basis: Basis, registered: ModelRegistered, cause: Cause
@@ -223,11 +239,14 @@ class Registrar:
                 raise Conflict(f"the line of {training.model} moved meanwhile", code="LINE_MOVED")
             kind = _DUPLICATE if basis.decision.change is Change.NONE else _NEW
             remember(connection, key, f"{basis.decision.version} {kind}".encode())
-            mark_consumed(connection, cause.id)
             if basis.decision.change is Change.NONE:
+                # A cause whose version was learnt from the topic is answered by that version.
+                if not was_consumed(connection, cause.id):
+                    mark_consumed(connection, cause.id)
                 twin = read_version_by_id(connection, basis.line.twin_id)
                 _add_duplicate(connection, training, twin, cause)
                 return Registration(version=twin, duplicate=True)
+            mark_consumed(connection, cause.id)
             registered.sequence = next_sequence(connection, training.model)
             row_id = insert_version(
                 connection,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -14,6 +15,7 @@ from tidegate.contracts.codec import Record
 from tidegate.core.clock import utc_now
 from tidegate.core.streams import retrying
 from tidegate.registry.metrics import OUTBOX_AGE, OUTBOX_EVENTS
+from tidegate.registry.positions import write_positions
 from tidegate.registry.store import Store
 from tidegate.registry.tables import outbox
 
@@ -29,8 +31,8 @@ log = structlog.get_logger(__name__)
 class Publisher(Protocol):
     """What the relay needs of an event producer."""
 
-    async def publish_record(self, topic: str, record: Record) -> None:
-        """Publish to the topic named in full; returns when acknowledged."""
+    async def publish_record(self, topic: str, record: Record) -> tuple[int, int]:
+        """Publish to the topic named in full; return partition and offset (-1: unknown) when acknowledged."""
 
 
 class OutboxRelay:
@@ -39,10 +41,11 @@ class OutboxRelay:
     A crash in between publishes it again, under the same event id, so that consumers tell it apart.
     """
 
-    def __init__(self, store: Store, publisher: Publisher, *, topic_prefix: str) -> None:
+    def __init__(self, store: Store, publisher: Publisher, *, topic_prefix: str, bus: str) -> None:
         self._store = store
         self._publisher = publisher
         self._prefix = topic_prefix
+        self._bus = bus
 
     async def run(self) -> None:
         """Publish for ever."""
@@ -81,14 +84,18 @@ class OutboxRelay:
     async def _publish_batch(self) -> int:
         rows = await self._store.read(_unpublished)
         done: list[int] = []
+        stands: dict[str, dict[int, int]] = {}
         try:
             for row_id, topic, record in rows:
-                await self._publisher.publish_record(f"{self._prefix}.{topic}", record)
+                name = f"{self._prefix}.{topic}"
+                partition, offset = await self._publisher.publish_record(name, record)
                 done.append(row_id)
+                if offset >= 0:
+                    stands.setdefault(name, {})[partition] = offset + 1
         finally:
             # What was acknowledged before a failure is not sent again.
             if done:
-                await self._store.write(lambda connection: _mark(connection, done))
+                await self._store.write(lambda connection: _mark(connection, done, self._bus, stands))
                 self._store.written.clear()
         return len(done)
 
@@ -122,7 +129,9 @@ def _waiting(connection: Connection) -> tuple[int, datetime | None]:
     return int(row[0]), oldest.replace(tzinfo=UTC) if oldest is not None and oldest.tzinfo is None else oldest
 
 
-def _mark(connection: Connection, row_ids: list[int]) -> None:
+def _mark(connection: Connection, row_ids: list[int], bus: str, stands: Mapping[str, Mapping[int, int]]) -> None:
+    for name, offsets in stands.items():
+        write_positions(connection, bus, name, offsets)
     connection.execute(update(outbox).where(outbox.c.id.in_(row_ids)).values(published=True))
     # The topics keep the events; the outbox keeps the last ones, for people who look after a crash.
     connection.execute(delete(outbox).where(outbox.c.published, outbox.c.id < row_ids[-1] - PUBLISHED_ROWS_KEPT))

@@ -20,6 +20,7 @@ from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
 from tidegate.core.streams import consume, create_app, retrying
 from tidegate.registry.agents import RegistryAgents
 from tidegate.registry.artifacts import ArtifactIntake, SourceRules
+from tidegate.registry.catchup import CaughtUp, catch_up
 from tidegate.registry.registration import Registrar
 from tidegate.registry.relay import OutboxRelay
 from tidegate.registry.servicer import RegistryServicer
@@ -51,9 +52,10 @@ async def serve(settings: RegistrySettings, kafka: KafkaSettings, s3: ObjectStor
     )
     registrar = Registrar(store, ArtifactIntake(objects, rules), work_dir=work_dir)
     server = GrpcServer(service_names=[SERVICE_NAME])
-    add_RegistryServiceServicer_to_server(RegistryServicer(store, registrar), server.server)
+    servicer = RegistryServicer(store, registrar)
+    add_RegistryServiceServicer_to_server(servicer, server.server)
     try:
-        parts = _Parts(store=store, registrar=registrar)
+        parts = _Parts(store=store, registrar=registrar, servicer=servicer)
         await until_signal(_work(settings, kafka, objects, server, parts))
     finally:
         await server.stop()
@@ -64,6 +66,7 @@ async def serve(settings: RegistrySettings, kafka: KafkaSettings, s3: ObjectStor
 class _Parts:
     store: Store
     registrar: Registrar
+    servicer: RegistryServicer
 
 
 async def _work(
@@ -76,8 +79,10 @@ async def _work(
     log.info("listening", host=settings.host, port=port)
     await retrying(objects.ensure_bucket, what="bucket")
     await retrying(lambda: _ensure_topics(kafka), what="topics")
+    learnt = await _caught_up(store, kafka)
+    parts.servicer.accept_writes()
     async with EventProducer(kafka, client_id="tidegate-registry") as producer:
-        relay = OutboxRelay(store, producer, topic_prefix=kafka.topic_prefix)
+        relay = OutboxRelay(store, producer, topic_prefix=kafka.topic_prefix, bus=learnt.bus)
         agents = RegistryAgents(store, registrar)
         app = create_app(REGISTRY_PRINCIPAL.consumer_group(kafka.topic_prefix), kafka)
         consume(app, [TRAINING], agents.on_training, kafka=kafka, producer=producer)
@@ -93,6 +98,17 @@ async def _work(
 
 async def _ensure_topics(kafka: KafkaSettings) -> None:
     await asyncio.to_thread(create_topics, kafka)
+
+
+async def _caught_up(store: Store, kafka: KafkaSettings) -> CaughtUp:
+    """Learn what the topics know and the database does not: a number that was given must not be given again."""
+    learnt: list[CaughtUp] = []
+
+    async def attempt() -> None:
+        learnt.append(await catch_up(store, kafka))
+
+    await retrying(attempt, what="catch-up")
+    return learnt[-1]
 
 
 def _ready_when_consuming(app: Any, server: GrpcServer) -> None:

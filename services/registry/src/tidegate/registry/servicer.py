@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from tidegate.contracts.codec import EVENT_ID_NAMESPACE
 from tidegate.contracts.names import is_alias, parse_model_resource, parse_version_name
-from tidegate.core.errors import Conflict, FailedPrecondition, InvalidInput, NotFound
+from tidegate.core.errors import Conflict, FailedPrecondition, InvalidInput, NotFound, Unavailable
 from tidegate.core.tracing import current_traceparent
 from tidegate.registry import lookups
 from tidegate.registry.aliases import ROLLOUT_ALIASES, AliasMove, move_alias, read_alias
@@ -39,9 +39,23 @@ class RegistryServicer(RegistryServiceServicer):
     def __init__(self, store: Store, registrar: Registrar) -> None:
         self._store = store
         self._registrar = registrar
+        self._accepts_writes = False
+
+    def accept_writes(self) -> None:
+        """Accept writes from now on: the database knows what its topics know."""
+        self._accepts_writes = True
+
+    def _check_accepts_writes(self) -> None:
+        if not self._accepts_writes:
+            raise Unavailable(
+                "the registry has not caught up with its topics yet, and takes no writes before",
+                code="CATCHING_UP",
+                hint="try again; it waits for the event bus",
+            )
 
     async def RegisterVersion(self, request: Any, context: Any) -> api.RegisterVersionResponse:
         """Register a version, as TrainingCompleted does."""
+        self._check_accepts_writes()
         training = request.training
         cause = _cause(f"RegisterVersion|{training.model}", training.request_id, context)
         with rejections_counted():
@@ -90,6 +104,7 @@ class RegistryServicer(RegistryServiceServicer):
 
     async def SetAlias(self, request: Any, context: Any) -> api.SetAliasResponse:
         """Move an alias that no rollout owns."""
+        self._check_accepts_writes()
         model = _parsed(parse_model_resource, request.parent, field="parent")
         _check_alias(request)
         cause = _cause(f"SetAlias|{model}", request.request_id, context)
@@ -103,6 +118,7 @@ class RegistryServicer(RegistryServiceServicer):
 
     async def ApplyPolicy(self, request: Any, context: Any) -> api.ApplyPolicyResponse:
         """Store a policy as the next revision and publish it."""
+        self._check_accepts_writes()
         policy = checked(request.policy)
         cause = _cause(f"ApplyPolicy|{policy.model}", request.request_id, context)
         key = _request_key("ApplyPolicy", policy.model, request)

@@ -11,11 +11,8 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from alembic import command
-from alembic.config import Config
 from google.protobuf.message import Message
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -25,6 +22,7 @@ from tidegate.contracts.codec import Event, encode
 from tidegate.contracts.topics import TOPIC_BY_MESSAGE
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import AlreadyExists, Conflict, Unavailable
+from tidegate.registry.schema import migrate_to
 from tidegate.registry.tables import consumed, outbox, requests, sequences
 
 SOURCE: Final = "tidegate/registry"
@@ -58,13 +56,11 @@ class Store:
 
         Raises:
             Unavailable: The database can't be reached.
+            FailedPrecondition: A newer release made the tables (code SCHEMA_NEWER).
 
         """
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self.writing() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            migrate_to(connection, "head")
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -81,6 +77,16 @@ class Store:
         """Open a read transaction: all queries see one state."""
         with _translated(), self.engine.connect() as connection, connection.begin():
             yield connection
+
+    @contextmanager
+    def snapshotting(self) -> Iterator[Connection]:
+        """Open a read transaction that sees one state however long it lasts, while others write."""
+        with _translated(), self.engine.connect() as plain:
+            # SQLite's log gives that to every reader; PostgreSQL must be asked for it.
+            level = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
+            connection = plain.execution_options(**level)
+            with connection.begin():
+                yield connection
 
     async def write(self, work: Callable[[Connection], R]) -> R:
         """Run ``work`` in a write transaction, in a thread.

@@ -137,3 +137,23 @@ outbox: Final = Table(
     # An id that was used must never come again, or a reader would miss a row.
     sqlite_autoincrement=True,
 )
+
+# How far each topic of a bus is reflected in these tables: offsets below ``next_offset`` are.
+positions: Final = Table(
+    "positions",
+    metadata,
+    # Cluster id and topic prefix: offsets of another bus mean nothing.
+    Column("bus", String(256), primary_key=True),
+    # In full, with the prefix of the environment.
+    Column("topic", String(256), primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("next_offset", BigInteger, nullable=False),
+)
+
+# Few things that are known of this database itself.
+facts: Final = Table(
+    "facts",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", String, nullable=False),
+)
