@@ -42,7 +42,9 @@ from tidegate.v1.values_pb2 import Artifact, Metric, Signature, Tensor, Version
 
 REPOSITORY = Path(__file__).parents[3]
 RUNTIME = REPOSITORY / "runtimes" / "kserve-onnx"
-DEADLINE_S = 120.0
+pytestmark = pytest.mark.timeout(900)
+
+DEADLINE_S = 300.0
 REQUEST_TIMEOUT_S = 5.0
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
