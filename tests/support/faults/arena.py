@@ -93,9 +93,12 @@ class Arena:
             for moment in Moment
             for wound in self._strike_at(moment, (strikes or {}).get(moment, ()), publication)
         ]
-        number = self.number_of(publication)
-        self.wait_end(number)
-        self._heal(wounds)
+        try:
+            number = self.number_of(publication)
+            self.wait_end(number)
+        finally:
+            # Also where it does not end: the next delivery begins on a whole stack.
+            self._heal(wounds)
         return number
 
     def strike(self, point: FailPoint, *, candidate: str = "") -> Wound:

@@ -81,6 +81,16 @@ async def test_partitions_that_cannot_be_taken_end_the_process(group, ended, mon
         await group.on_partitions_assigned([TopicPartition("test.registry", 0)])
 
 
+async def test_partitions_that_are_not_taken_in_time_end_the_process(group, ended, monkeypatch):
+    async def hang(_partition):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(group, "_take", hang)
+    monkeypatch.setattr(group_module, "TAKE_WITHIN_S", 0.01)
+    with ended:
+        await group.on_partitions_assigned([TopicPartition("test.registry", 0)])
+
+
 async def test_what_proxies_say_reaches_the_owner_here(group):
     owner = Owner()
     group._workers[0] = owner

@@ -54,6 +54,19 @@ def test_shift_adds_clusters_then_routes_then_removes():
     assert not is_settled(state, old)
 
 
+def test_clusters_stay_until_requests_of_the_route_before_are_over():
+    old, new, next_one = (resources("churn", place, [str(place)]) for place in (1, 2, 3))
+    state, _ = drain(ProxyState(routes_subscribed=True), {"churn": old})
+    for _ in range(2):
+        state = on_accepted(on_sent(state, plan(state, {"churn": new}, drained=False)), {"churn": new})
+    assert plan(state, {"churn": new}, drained=False) is None
+    assert is_settled(state, new)
+    # A further version takes nothing away either.
+    added = plan(state, {"churn": next_one}, drained=False)
+    assert set(added.clusters) == {"churn@1", "churn@2", "churn@3"}
+    assert plan(state, {"churn": new}) == ClusterPush(clusters={"churn@2": b"a"}, models={"churn": new})
+
+
 def test_weight_change_is_one_push():
     old, new = resources("churn", 1, ["1", "2"]), resources("churn", 2, ["1", "2"])
     state, _ = drain(ProxyState(routes_subscribed=True), {"churn": old})

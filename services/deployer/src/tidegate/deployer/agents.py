@@ -40,6 +40,8 @@ RETRY_BACKOFF_MS: Final = 5
 BATCH_MAX: Final = 100
 QUEUE_MAX: Final = 10_000
 OFFSETS_LAZY_S: Final = 2.0
+# As long as the broker itself lets a transaction live; whoever waits longer begins anew.
+COMMIT_WITHIN_S: Final = 60.0
 LOAD_TIMEOUT_MS: Final = 1_000
 
 ApplyRoute = Callable[[RouteTable, datetime], None]
@@ -256,7 +258,7 @@ class PartitionWorker:
         snapshots = [self._snapshot(state) for state in outcome.states.values()]
         tables = [self._snapshot_event(table, table.model) for table, _ in outcome.routes.values()]
         with ExitStack() as spans:
-            async with self._producer.transaction():
+            async with asyncio.timeout(COMMIT_WITHIN_S), self._producer.transaction():
                 for event in (*snapshots, *tables):
                     await self._send(self._topic_of(event), encode(event, content_type=PROTOBUF))
                 for event in outcome.messages:

@@ -31,6 +31,8 @@ SESSION_S: Final = 10.0
 STALLED_S: Final = 8.0
 POLL_MS: Final = 500
 POLL_RECORDS: Final = 500
+# The client can wait for ever where a broker dies while a partition is being taken.
+TAKE_WITHIN_S: Final = 30.0
 REFUSAL_CHARACTERS_MAX: Final = 1_000
 
 log = structlog.get_logger(__name__)
@@ -147,7 +149,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         """Take every partition that we got; its offsets are read only after its predecessor is fenced."""
         try:
             for partition in sorted({place.partition for place in assigned}):
-                await self._take(partition)
+                await asyncio.wait_for(self._take(partition), TAKE_WITHIN_S)
         except Exception:
             # The client would log it and go on, and nobody would decide about what is ours.
             log.exception("the partitions could not be taken, the process ends")

@@ -106,6 +106,11 @@ class ProxyFleet:
         return self._is_restoring
 
     @property
+    def drain_s(self) -> float:
+        """How long clusters that no route names any more stay."""
+        return self._tuning.drain_s
+
+    @property
     def node_ids(self) -> tuple[str, ...]:
         """The proxies that hold a lease."""
         return tuple(sorted(self._proxies))

@@ -1,8 +1,9 @@
 """In which order one proxy gets its resources; pure.
 
 Clusters are added, then routes change, then clusters are removed; each waits for the acknowledgement of what stands
-before it, and only one push is under way. Every push is planned anew from what the proxy has acknowledged, so a table
-that arrives in the middle of a shift (a rollback!) is simply the next plan's aim.
+before it, and only one push is under way. Removals also wait until requests that an earlier route has sent off are
+over: one that fails is tried again through the cluster that it was sent to. Every push is planned anew from what the
+proxy has acknowledged, so a table that arrives in the middle of a shift (a rollback!) is simply the next plan's aim.
 """
 
 from __future__ import annotations
@@ -71,11 +72,14 @@ class Refusal:
     guilty: tuple[ModelResources, ...] = field(default=())
 
 
-def plan(state: ProxyState, desired: Models) -> Push | None:
-    """Return what to send now to bring the proxy to ``desired``, or None: wait, or all is there."""
+def plan(state: ProxyState, desired: Models, *, drained: bool = True) -> Push | None:
+    """Return what to send now to bring the proxy to ``desired``, or None: wait, or all is there.
+
+    ``drained`` says that no request of an earlier route is under way; until then nothing is removed.
+    """
     if state.outstanding is not None:
         return None
-    push = _next_push(state, _aim(state, desired))
+    push = _next_push(state, _aim(state, desired), drained=drained)
     return None if push is not None and push == state.refused else push
 
 
@@ -111,15 +115,12 @@ def on_refused(state: ProxyState) -> Refusal:
 
 
 def is_settled(state: ProxyState, resources: ModelResources) -> bool:
-    """Say whether the proxy has acknowledged the whole shift to ``resources``, the removals too."""
+    """Say whether the proxy has acknowledged the shift to ``resources``; clusters may still drain."""
     if state.models is None or state.clusters is None or not state.routes_subscribed:
         return False
     if state.models.get(resources.model) != resources:
         return False
-    own = {name for name in state.clusters if name.partition("@")[0] == resources.model}
-    return own == set(resources.clusters) and all(
-        state.clusters[name] == body for name, body in resources.clusters.items()
-    )
+    return all(state.clusters.get(name) == body for name, body in resources.clusters.items())
 
 
 def clusters_of(models: Models) -> dict[str, bytes]:
@@ -127,13 +128,14 @@ def clusters_of(models: Models) -> dict[str, bytes]:
     return {name: body for model in sorted(models) for name, body in models[model].clusters.items()}
 
 
-def _next_push(state: ProxyState, aim: Models) -> Push | None:
+def _next_push(state: ProxyState, aim: Models, *, drained: bool) -> Push | None:
     wanted = clusters_of(aim)
     if state.clusters is None or any(state.clusters.get(name) != body for name, body in wanted.items()):
-        return ClusterPush(clusters={**clusters_of(state.models or {}), **wanted}, models=aim)
+        kept = {} if drained else state.clusters or {}
+        return ClusterPush(clusters={**kept, **clusters_of(state.models or {}), **wanted}, models=aim)
     if state.models != aim:
         return RoutePush(models=aim) if state.routes_subscribed else None
-    if set(state.clusters) != set(wanted):
+    if drained and set(state.clusters) != set(wanted):
         return ClusterPush(clusters=wanted, models=aim)
     return None
 

@@ -49,6 +49,10 @@ class Hub(Protocol):
     def listener(self) -> bytes:
         """The serialized listener."""
 
+    @property
+    def drain_s(self) -> float:
+        """How long clusters that no route names any more stay."""
+
     def on_connected(self, session: ProxySession) -> ProxyState:
         """Return what is known of the proxy; any older session of it is closed."""
 
@@ -74,6 +78,7 @@ class ProxySession:
         self._nonce_by_type: dict[str, str] = {}
         self._clusters_subscribed = False
         self._had_config = False
+        self._drain: asyncio.TimerHandle | None = None
         self.state = hub.on_connected(self)
 
     def on_request(self, request: discovery_pb2.DiscoveryRequest) -> None:
@@ -98,13 +103,16 @@ class ProxySession:
         if not self._clusters_subscribed or self._hub.is_restoring or is_unknown:
             # A proxy that has a configuration keeps it until this process knows its tables again.
             return
-        push = plan(self.state, desired)
+        push = plan(self.state, desired, drained=self._drain is None)
         if push is not None:
             self.state = on_sent(self.state, push)
             self._send(_type_of(push), cluster_bodies(push) if isinstance(push, ClusterPush) else route_bodies(push))
 
     def close(self) -> None:
         """End the stream after what is queued."""
+        if self._drain is not None:
+            self._drain.cancel()
+            self._drain = None
         self._responses.put_nowait(None)
 
     async def responses(self) -> AsyncIterator[discovery_pb2.DiscoveryResponse]:
@@ -128,7 +136,19 @@ class ProxySession:
             return
         elif _type_of(self.state.outstanding) == request.type_url:
             self.state = on_accepted(self.state, self._hub.desired)
+            if request.type_url == ROUTE_TYPE:
+                self._wait_for_drain()
         self._hub.on_progress(self)
+
+    def _wait_for_drain(self) -> None:
+        """Look again when requests of the route before are over."""
+        if self._drain is not None:
+            self._drain.cancel()
+        self._drain = asyncio.get_running_loop().call_later(self._hub.drain_s, self._on_drained)
+
+    def _on_drained(self) -> None:
+        self._drain = None
+        self.wake()
 
     def _subscribe(self, request: discovery_pb2.DiscoveryRequest) -> None:
         if request.type_url == CLUSTER_TYPE:
@@ -206,6 +226,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
             await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._hub.on_disconnected(session)
+            session.close()
             for task in (writer, reader):
                 task.cancel()
             results = await asyncio.gather(writer, reader, return_exceptions=True)

@@ -42,6 +42,11 @@ class GatewayTuning:
     """Requests up to this size are kept to be sent again to the fallback."""
 
     @property
+    def drain_s(self) -> float:
+        """After a shift: until then a request of the route before it may need its cluster to be tried again."""
+        return self.per_try_timeout_s + 1.0
+
+    @property
     def route_timeout_s(self) -> float:
         """Two attempts and some air."""
         return 2 * self.per_try_timeout_s + 1.0
