@@ -211,3 +211,13 @@ async def test_proxy_that_stays_away_is_dropped_after_its_lease(world):
 
 def test_lease_is_that_of_the_contract():
     assert fleet_module.LEASE_S == 60
+
+
+async def test_request_under_way_still_falls_back_after_its_candidate_is_gone(world):
+    world.upstreams["1.1.0"].status = -1  # hangs: the first attempt ends after the shift
+    await world.apply(world.table({"1.0.0": 0, "1.1.0": MILLION}, fallback="1.0.0"))
+    under_way = asyncio.create_task(world.infer())
+    await world.wait_until(lambda: world.upstreams["1.1.0"].seen)
+    await world.apply(world.table({"1.0.0": MILLION}))
+    answer = await under_way
+    assert (answer.status, answer.headers.get("x-tidegate-version")) == (200, "1.0.0"), answer.body

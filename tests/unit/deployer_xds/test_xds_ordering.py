@@ -19,6 +19,7 @@ from tidegate.deployer.xds.ordering import (
     plan,
 )
 
+DRAIN_S = 11.0
 MODELS = ("churn", "fraud", "price")
 
 
@@ -32,12 +33,12 @@ def resources(model, revision, versions, body=b"a"):
     )
 
 
-def drain(state, desired):
+def drain(state, desired, now_s=0.0):
     """Acknowledge everything; return the state and what was pushed."""
     pushes = []
-    while (push := plan(state, desired)) is not None:
+    while (push := plan(state, desired, now_s)) is not None:
         pushes.append(push)
-        state = on_accepted(on_sent(state, push), desired)
+        state = on_accepted(on_sent(state, push), desired, drained_s=now_s + DRAIN_S)
     return state, pushes
 
 
@@ -48,23 +49,54 @@ def test_shift_adds_clusters_then_routes_then_removes():
     assert pushes == [
         ClusterPush(clusters={"churn@1": b"a", "churn@2": b"a"}, models={"churn": new}),
         RoutePush(models={"churn": new}),
-        ClusterPush(clusters={"churn@2": b"a"}, models={"churn": new}),
     ]
     assert is_settled(state, new)
     assert not is_settled(state, old)
+    # Requests under way may still need the old cluster.
+    assert drain(state, {"churn": new}, DRAIN_S - 0.1)[1] == []
+    state, pushes = drain(state, {"churn": new}, DRAIN_S)
+    assert pushes == [ClusterPush(clusters={"churn@2": b"a"}, models={"churn": new})]
+    assert is_settled(state, new)
 
 
-def test_clusters_stay_until_requests_of_the_route_before_are_over():
+def test_version_that_comes_back_while_it_drains_is_there_and_drains_anew():
+    one, two = resources("churn", 1, ["1"]), resources("churn", 2, ["2"])
+    back, again = resources("churn", 3, ["1"]), resources("churn", 4, ["2"])
+    state, _ = drain(ProxyState(routes_subscribed=True), {"churn": one})
+    state, _ = drain(state, {"churn": two}, 1.0)
+    state, pushes = drain(state, {"churn": back}, 2.0)
+    assert pushes == [RoutePush(models={"churn": back})]
+    state, _ = drain(state, {"churn": again}, 5.0)
+    assert drain(state, {"churn": again}, 1.0 + DRAIN_S)[1] == []
+    assert drain(state, {"churn": again}, 5.0 + DRAIN_S)[1] == [
+        ClusterPush(clusters={"churn@2": b"a"}, models={"churn": again})
+    ]
+
+
+def test_other_shifts_do_not_keep_a_drained_cluster():
+    old, new = resources("churn", 1, ["1"]), resources("churn", 2, ["2"])
+    state, _ = drain(ProxyState(routes_subscribed=True), {"churn": old})
+    state, _ = drain(state, {"churn": new}, 1.0)
+    for second in range(2, 30):
+        state, _ = drain(state, {"churn": new, "fraud": resources("fraud", second, ["1"])}, float(second))
+    assert set(state.clusters) == {"churn@2", "fraud@1"}
+
+
+def test_further_version_takes_nothing_away_while_clusters_drain():
     old, new, next_one = (resources("churn", place, [str(place)]) for place in (1, 2, 3))
     state, _ = drain(ProxyState(routes_subscribed=True), {"churn": old})
-    for _ in range(2):
-        state = on_accepted(on_sent(state, plan(state, {"churn": new}, drained=False)), {"churn": new})
-    assert plan(state, {"churn": new}, drained=False) is None
-    assert is_settled(state, new)
-    # A further version takes nothing away either.
-    added = plan(state, {"churn": next_one}, drained=False)
+    state, _ = drain(state, {"churn": new}, 1.0)
+    added = plan(state, {"churn": next_one}, 2.0)
     assert set(added.clusters) == {"churn@1", "churn@2", "churn@3"}
-    assert plan(state, {"churn": new}) == ClusterPush(clusters={"churn@2": b"a"}, models={"churn": new})
+
+
+def test_clusters_that_drain_outlive_a_refusal():
+    old, new = resources("churn", 1, ["1"]), resources("churn", 2, ["2"])
+    state, _ = drain(ProxyState(routes_subscribed=True), {"churn": old})
+    state, _ = drain(state, {"churn": new}, 1.0)
+    desired = {"churn": new, "fraud": resources("fraud", 1, ["1"])}
+    refused = on_refused(on_sent(state, plan(state, desired, 2.0))).state
+    assert set(plan(refused, {"churn": new}, 3.0).clusters) == {"churn@1", "churn@2"}
 
 
 def test_weight_change_is_one_push():
@@ -75,15 +107,15 @@ def test_weight_change_is_one_push():
 
 def test_nothing_is_sent_before_the_answer():
     state = ProxyState(routes_subscribed=True)
-    state = on_sent(state, plan(state, {}))
-    assert plan(state, {"churn": resources("churn", 1, ["1"])}) is None
+    state = on_sent(state, plan(state, {}, 0.0))
+    assert plan(state, {"churn": resources("churn", 1, ["1"])}, 0.0) is None
 
 
 def test_refusal_of_one_changed_model_names_it():
     good, bad = resources("churn", 1, ["1"]), resources("fraud", 1, ["1"])
     state, _ = drain(ProxyState(routes_subscribed=True), {"churn": good})
     desired = {"churn": good, "fraud": bad}
-    refusal = on_refused(on_sent(state, plan(state, desired)))
+    refusal = on_refused(on_sent(state, plan(state, desired, 0.0)))
     assert refusal.guilty == (bad,)
 
 
@@ -91,9 +123,9 @@ def test_refusal_of_several_models_sends_them_alone():
     good, bad = resources("churn", 1, ["1"]), resources("fraud", 1, ["1"])
     desired = {"churn": good, "fraud": bad}
     state = ProxyState(routes_subscribed=True)
-    refusal = on_refused(on_sent(state, plan(state, desired)))
+    refusal = on_refused(on_sent(state, plan(state, desired, 0.0)))
     assert refusal.guilty == ()
-    assert plan(refusal.state, desired).models == {"churn": good}
+    assert plan(refusal.state, desired, 0.0).models == {"churn": good}
 
 
 class ProxyInABox(RuleBasedStateMachine):
@@ -108,6 +140,8 @@ class ProxyInABox(RuleBasedStateMachine):
         self.clusters = {}
         self.routes = {}
         self.bad = set()
+        self.now_s = 0.0
+        self.needed_until = {}
 
     @rule(
         model=st.sampled_from(MODELS),
@@ -127,9 +161,13 @@ class ProxyInABox(RuleBasedStateMachine):
     def subscribe(self):
         self.state = replace(self.state, routes_subscribed=True, models=None)
 
+    @rule(seconds=st.floats(0.0, DRAIN_S))
+    def time_passes(self, seconds):
+        self.now_s += seconds
+
     @rule()
     def push_and_answer(self):
-        push = plan(self.state, self.desired)
+        push = plan(self.state, self.desired, self.now_s)
         if push is None:
             return
         self.state = on_sent(self.state, push)
@@ -147,8 +185,10 @@ class ProxyInABox(RuleBasedStateMachine):
         if isinstance(push, ClusterPush):
             self.clusters = dict(push.clusters)
         else:
+            # Requests that were routed by the old table may need its clusters for as long as a request takes.
+            self.needed_until |= dict.fromkeys(clusters_of(self.routes), self.now_s + DRAIN_S)
             self.routes = dict(push.models)
-        self.state = on_accepted(self.state, self.desired)
+        self.state = on_accepted(self.state, self.desired, drained_s=self.now_s + DRAIN_S)
         for model in self.desired.values():
             if is_settled(self.state, model):
                 self.accepted[model.model] = model
@@ -168,6 +208,9 @@ class ProxyInABox(RuleBasedStateMachine):
     def converge(self):
         for _ in range(100):
             self.push_and_answer()
+        self.now_s += DRAIN_S
+        for _ in range(3):
+            self.push_and_answer()
         if self.state.routes_subscribed:
             assert self.routes == self.desired
             assert self.clusters == clusters_of(self.desired)
@@ -177,6 +220,11 @@ class ProxyInABox(RuleBasedStateMachine):
     def no_route_names_a_missing_cluster(self):
         named = {name for model in self.routes.values() for name in model.clusters}
         assert named <= set(self.clusters)
+
+    @invariant()
+    def no_cluster_goes_that_a_request_under_way_may_need(self):
+        needed = {name for name, until in self.needed_until.items() if until > self.now_s}
+        assert needed <= set(self.clusters)
 
 
 ProxyInABox.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,9 +1,11 @@
 """In which order one proxy gets its resources; pure.
 
 Clusters are added, then routes change, then clusters are removed; each waits for the acknowledgement of what stands
-before it, and only one push is under way. Removals also wait until requests that an earlier route has sent off are
-over: one that fails is tried again through the cluster that it was sent to. Every push is planned anew from what the
-proxy has acknowledged, so a table that arrives in the middle of a shift (a rollback!) is simply the next plan's aim.
+before it, and only one push is under way. A cluster goes only when no request can need it any more: one that is under
+way when its route changes may still fall back, and a retry through a cluster that is gone would be our failure.
+
+Every push is planned anew from what the proxy has acknowledged, so a table that arrives in the middle of a shift (a
+rollback!) is simply the next plan's aim.
 """
 
 from __future__ import annotations
@@ -51,12 +53,22 @@ Push: TypeAlias = ClusterPush | RoutePush
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Draining:
+    """A cluster that requests under way may need ``until`` (by the caller's clock, seconds)."""
+
+    body: bytes
+    until: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ProxyState:
     """What one proxy is known to have; None = not known, so it must be sent."""
 
     clusters: Mapping[str, bytes] | None = None
     models: Models | None = None
     routes_subscribed: bool = False
+    draining: Mapping[str, Draining] = field(default_factory=dict)
+    """Clusters that no route names any more, by name."""
     outstanding: Push | None = None
     refused: Push | None = None
     """The push that the proxy refused last: never sent again unchanged."""
@@ -72,14 +84,11 @@ class Refusal:
     guilty: tuple[ModelResources, ...] = field(default=())
 
 
-def plan(state: ProxyState, desired: Models, *, drained: bool = True) -> Push | None:
-    """Return what to send now to bring the proxy to ``desired``, or None: wait, or all is there.
-
-    ``drained`` says that no request of an earlier route is under way; until then nothing is removed.
-    """
+def plan(state: ProxyState, desired: Models, now_s: float) -> Push | None:
+    """Return what to send now to bring the proxy to ``desired``, or None: wait, or all is there."""
     if state.outstanding is not None:
         return None
-    push = _next_push(state, _aim(state, desired), drained=drained)
+    push = _next_push(state, _aim(state, desired), now_s)
     return None if push is not None and push == state.refused else push
 
 
@@ -88,15 +97,25 @@ def on_sent(state: ProxyState, push: Push) -> ProxyState:
     return replace(state, outstanding=push)
 
 
-def on_accepted(state: ProxyState, desired: Models) -> ProxyState:
-    """Return the state after the proxy acknowledged what is outstanding."""
+def on_accepted(state: ProxyState, desired: Models, *, drained_s: float) -> ProxyState:
+    """Return the state after the proxy acknowledged what is outstanding.
+
+    ``drained_s`` is when the last request under way through a cluster that loses its route now has ended.
+    """
     match state.outstanding:
         case None:
             return state
         case ClusterPush(clusters=clusters):
-            state = replace(state, clusters=clusters, outstanding=None, refused=None)
+            draining = {name: known for name, known in state.draining.items() if name in clusters}
+            state = replace(state, clusters=clusters, draining=draining, outstanding=None, refused=None)
         case RoutePush(models=models):
-            state = replace(state, models=models, outstanding=None, refused=None)
+            named = clusters_of(models)
+            draining = {
+                name: state.draining.get(name) or Draining(body=body, until=drained_s)
+                for name, body in (state.clusters or {}).items()
+                if name not in named
+            }
+            state = replace(state, models=models, draining=draining, outstanding=None, refused=None)
     return replace(state, one_at_a_time=False) if not _differing(state, desired) else state
 
 
@@ -115,7 +134,7 @@ def on_refused(state: ProxyState) -> Refusal:
 
 
 def is_settled(state: ProxyState, resources: ModelResources) -> bool:
-    """Say whether the proxy has acknowledged the shift to ``resources``; clusters may still drain."""
+    """Say whether the proxy routes by ``resources``; clusters that drain may still be there."""
     if state.models is None or state.clusters is None or not state.routes_subscribed:
         return False
     if state.models.get(resources.model) != resources:
@@ -128,15 +147,15 @@ def clusters_of(models: Models) -> dict[str, bytes]:
     return {name: body for model in sorted(models) for name, body in models[model].clusters.items()}
 
 
-def _next_push(state: ProxyState, aim: Models, *, drained: bool) -> Push | None:
+def _next_push(state: ProxyState, aim: Models, now_s: float) -> Push | None:
     wanted = clusters_of(aim)
+    kept = {name: known.body for name, known in state.draining.items() if known.until > now_s}
     if state.clusters is None or any(state.clusters.get(name) != body for name, body in wanted.items()):
-        kept = {} if drained else state.clusters or {}
         return ClusterPush(clusters={**kept, **clusters_of(state.models or {}), **wanted}, models=aim)
     if state.models != aim:
         return RoutePush(models=aim) if state.routes_subscribed else None
-    if drained and set(state.clusters) != set(wanted):
-        return ClusterPush(clusters=wanted, models=aim)
+    if set(state.clusters) != {*kept, *wanted}:
+        return ClusterPush(clusters={**kept, **wanted}, models=aim)
     return None
 
 

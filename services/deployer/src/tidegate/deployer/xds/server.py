@@ -51,7 +51,7 @@ class Hub(Protocol):
 
     @property
     def drain_s(self) -> float:
-        """How long clusters that no route names any more stay."""
+        """How long a request can be under way, in seconds."""
 
     def on_connected(self, session: ProxySession) -> ProxyState:
         """Return what is known of the proxy; any older session of it is closed."""
@@ -78,7 +78,7 @@ class ProxySession:
         self._nonce_by_type: dict[str, str] = {}
         self._clusters_subscribed = False
         self._had_config = False
-        self._drain: asyncio.TimerHandle | None = None
+        self._drained: asyncio.TimerHandle | None = None
         self.state = hub.on_connected(self)
 
     def on_request(self, request: discovery_pb2.DiscoveryRequest) -> None:
@@ -103,22 +103,35 @@ class ProxySession:
         if not self._clusters_subscribed or self._hub.is_restoring or is_unknown:
             # A proxy that has a configuration keeps it until this process knows its tables again.
             return
-        push = plan(self.state, desired, drained=self._drain is None)
-        if push is not None:
+        push = plan(self.state, desired, self._now_s())
+        if push is None:
+            self._wake_when_drained()
+        else:
             self.state = on_sent(self.state, push)
             self._send(_type_of(push), cluster_bodies(push) if isinstance(push, ClusterPush) else route_bodies(push))
 
     def close(self) -> None:
         """End the stream after what is queued."""
-        if self._drain is not None:
-            self._drain.cancel()
-            self._drain = None
+        if self._drained is not None:
+            self._drained.cancel()
         self._responses.put_nowait(None)
 
     async def responses(self) -> AsyncIterator[discovery_pb2.DiscoveryResponse]:
         """Yield what to write to the proxy, until :meth:`close`."""
         while (response := await self._responses.get()) is not None:
             yield response
+
+    def _now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _wake_when_drained(self) -> None:
+        """Come back when the next cluster may go; all that is due now has been planned."""
+        if self._drained is not None:
+            self._drained.cancel()
+            self._drained = None
+        due = [known.until for known in self.state.draining.values() if known.until > self._now_s()]
+        if due:
+            self._drained = asyncio.get_running_loop().call_at(min(due), self.wake)
 
     def _on_listener_request(self, request: discovery_pb2.DiscoveryRequest, *, refused: bool) -> None:
         if refused:
@@ -135,20 +148,9 @@ class ProxySession:
             self._hub.on_refusal(self, refusal.guilty, request.error_detail.message)
             return
         elif _type_of(self.state.outstanding) == request.type_url:
-            self.state = on_accepted(self.state, self._hub.desired)
-            if request.type_url == ROUTE_TYPE:
-                self._wait_for_drain()
+            drained_s = self._now_s() + self._hub.drain_s
+            self.state = on_accepted(self.state, self._hub.desired, drained_s=drained_s)
         self._hub.on_progress(self)
-
-    def _wait_for_drain(self) -> None:
-        """Look again when requests of the route before are over."""
-        if self._drain is not None:
-            self._drain.cancel()
-        self._drain = asyncio.get_running_loop().call_later(self._hub.drain_s, self._on_drained)
-
-    def _on_drained(self) -> None:
-        self._drain = None
-        self.wake()
 
     def _subscribe(self, request: discovery_pb2.DiscoveryRequest) -> None:
         if request.type_url == CLUSTER_TYPE:
@@ -226,7 +228,6 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
             await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._hub.on_disconnected(session)
-            session.close()
             for task in (writer, reader):
                 task.cancel()
             results = await asyncio.gather(writer, reader, return_exceptions=True)
