@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the real broker, the real object store, and each tier's marker."""
+"""Fixtures for all tests: the real broker, object store and database, and each tier's marker."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import parts
 import pytest
-from pydantic import SecretStr
 
 from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
 
@@ -24,6 +24,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(tier)
 
 
+def pytest_report_header() -> str:
+    """Say what the tests will run on."""
+    return f"parts: {parts.intent()}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what they did run on."""
+    if parts.places:
+        terminalreporter.section("parts")
+        for part, place in sorted(parts.places.items()):
+            terminalreporter.write_line(f"{part}: {place}")
+
+
 @pytest.fixture(scope="session")
 def kafka_jars() -> str:
     """Return the class path of the broker; its jars are downloaded on the first use."""
@@ -33,8 +46,16 @@ def kafka_jars() -> str:
 
 
 @pytest.fixture(scope="session")
-def kafka_broker(tmp_path_factory: pytest.TempPathFactory, kafka_jars: str) -> Iterator[str]:
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[str]:
     """Run a broker for the whole session; return ``host:port``."""
+    image = parts.image("KAFKA_IMAGE")
+    if image is not None:
+        parts.use("Kafka", f"container {image}")
+        with parts.kafka_container(image) as bootstrap:
+            yield bootstrap
+        return
+    parts.use("Kafka", "embedded")
+    kafka_jars: str = request.getfixturevalue("kafka_jars")
     from tidegate.stack.child import running
     from tidegate.stack.kafka import prepare_kafka
     from tidegate.stack.ports import free_ports
@@ -70,37 +91,56 @@ def bus_settings(kafka_broker: str) -> Iterator[KafkaSettings]:
 @pytest.fixture(scope="session")
 def object_store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStoreSettings]:
     """Run an S3 server for the whole session; return where it is and its keys (no bucket of its own)."""
-    from tidegate.stack.child import running
-    from tidegate.stack.object_store import ensure_credentials, prepare_object_store
-    from tidegate.stack.ports import free_ports
-    from tidegate.stack.readiness import object_store_ready
-
-    folder = tmp_path_factory.mktemp("object-store")
-    (port,) = free_ports(1)
-    keys = ensure_credentials(folder / "credentials.json")
-    program = prepare_object_store(folder, port=port, credentials=keys)
-    endpoint = f"127.0.0.1:{port}"
-    with running(program, log=folder / "object-store.out", is_ready=lambda: object_store_ready(endpoint, keys)):
-        yield ObjectStoreSettings(
-            endpoint=endpoint, access_key=SecretStr(keys.access_key), secret_key=SecretStr(keys.secret_key)
-        )
+    image = parts.image("S3_IMAGE")
+    if image is not None:
+        parts.use("S3", f"container {image}")
+        with parts.minio_container(image) as settings:
+            yield settings
+        return
+    parts.use("S3", "embedded gateway")
+    with parts.embedded_object_store(tmp_path_factory.mktemp("object-store")) as settings:
+        yield settings
 
 
 @pytest.fixture
 def store_settings(object_store_server: ObjectStoreSettings) -> ObjectStoreSettings:
     """Return settings with a bucket of the test's own, which exists."""
-    from minio import Minio
+    return parts.with_own_bucket(object_store_server)
 
-    settings = object_store_server.model_copy(update={"bucket": f"test-{uuid.uuid4().hex[:12]}"})
-    client = Minio(
-        settings.endpoint,
-        access_key=settings.access_key.get_secret_value(),
-        secret_key=settings.secret_key.get_secret_value(),
-        secure=False,
-        region="us-east-1",
-    )
-    client.make_bucket(bucket_name=settings.bucket)
-    return settings
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """Run PostgreSQL for the whole session; return the URL of its first database."""
+    from local_servers import postgres_binaries, postgres_server
+
+    image = parts.image("POSTGRES_IMAGE")
+    if image is not None:
+        parts.use("PostgreSQL", f"container {image}")
+        with parts.postgres_container(image) as url:
+            yield url
+        return
+    binaries = postgres_binaries()
+    if binaries is None:
+        parts.use("PostgreSQL", "nowhere: its tests were skipped")
+        pytest.skip("no PostgreSQL: neither a Docker engine with its image nor its programs are here")
+    parts.use("PostgreSQL", f"programs in {binaries}")
+    with postgres_server(binaries) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """Return the URL of an empty database of the test's own."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.pool import NullPool
+
+    name = f"t{uuid.uuid4().hex[:12]}"
+    engine = create_engine(postgres_server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield f"{postgres_server.rpartition('/')[0]}/{name}"
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,7 @@ class Site:
     objects: Minio
     stub: Any
     channel: grpc.aio.Channel
+    database_url: str = ""
     events: list[Event] = field(default_factory=list)
     set_aside: list[str] = field(default_factory=list)
     process: asyncio.subprocess.Process | None = None
@@ -62,6 +63,7 @@ class Site:
             "TIDEGATE_REGISTRY_DATA_DIR": str(self.data_dir),
             "TIDEGATE_REGISTRY_IMPORT_DIR": str(self.import_dir),
             "TIDEGATE_REGISTRY_ARTIFACT_BYTES_MAX": "100000",
+            "TIDEGATE_REGISTRY_DATABASE_URL": self.database_url,
         }
 
     async def start(self) -> None:
@@ -136,7 +138,9 @@ async def _follow(site: Site, consumer: AIOKafkaConsumer) -> None:
 
 
 @asynccontextmanager
-async def _site(kafka: KafkaSettings, s3: ObjectStoreSettings, folder: Path) -> AsyncIterator[Site]:
+async def _site(
+    kafka: KafkaSettings, s3: ObjectStoreSettings, folder: Path, *, database_url: str = ""
+) -> AsyncIterator[Site]:
     import_dir = folder / "imports"
     import_dir.mkdir()
     (port,) = free_ports(1)
@@ -168,6 +172,7 @@ async def _site(kafka: KafkaSettings, s3: ObjectStoreSettings, folder: Path) -> 
             objects=objects,
             stub=RegistryServiceStub(channel),
             channel=channel,
+            database_url=database_url,
         )
         following = asyncio.create_task(_follow(site, consumer))
         try:
@@ -182,4 +187,13 @@ async def _site(kafka: KafkaSettings, s3: ObjectStoreSettings, folder: Path) -> 
 @pytest.fixture
 async def site(bus_settings: KafkaSettings, store_settings: ObjectStoreSettings, tmp_path: Path) -> AsyncIterator[Site]:
     async with _site(bus_settings, store_settings, tmp_path) as site:
+        yield site
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def any_site(
+    request: pytest.FixtureRequest, bus_settings: KafkaSettings, store_settings: ObjectStoreSettings, tmp_path: Path
+) -> AsyncIterator[Site]:
+    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
+    async with _site(bus_settings, store_settings, tmp_path, database_url=url) as site:
         yield site

@@ -38,7 +38,8 @@ def rows_of(site) -> int:
         return int(connection.execute("SELECT count(*) FROM versions").fetchone()[0])
 
 
-async def test_a_training_becomes_a_numbered_version(site):
+async def test_a_training_becomes_a_numbered_version(any_site):
+    site = any_site
     await site.start()
     first = await publish(site, training(site, "one"))
     registered = first.message
@@ -182,7 +183,8 @@ async def test_policies_are_applied_and_demanded(site):
     assert default.policy_revision == 0
 
 
-async def test_lookups_pages_lineage_and_aliases(site):
+async def test_lookups_pages_lineage_and_aliases(any_site):
+    site = any_site
     await site.start()
     for name in ("one", "two", "three"):
         await site.stub.RegisterVersion(api.RegisterVersionRequest(training=training(site, name)))
@@ -219,7 +221,8 @@ async def test_lookups_pages_lineage_and_aliases(site):
     assert await refused(site.stub.SetAlias(reserved)) == (grpc.StatusCode.FAILED_PRECONDITION, "ALIAS_RESERVED")
 
 
-async def test_verdicts_and_rollouts_are_followed(site):
+async def test_verdicts_and_rollouts_are_followed(any_site):
+    site = any_site
     await site.start()
     version = (await publish(site, training(site, "one"))).message.version
     second = (await publish(site, training(site, "two"))).message.version
@@ -273,7 +276,8 @@ async def _equals(found, wanted) -> bool:
     return await found == wanted
 
 
-async def test_no_acknowledged_registration_loses_its_event_by_kill(site):
+async def test_no_acknowledged_registration_loses_its_event_by_kill(any_site):
+    site = any_site
     await site.start()
     acknowledged = []
     for number in range(12):

@@ -27,6 +27,10 @@ from tidegate.registry.tables import consumed, outbox, requests, sequences
 
 SOURCE: Final = "tidegate/registry"
 BUSY_TIMEOUT_MS: Final = 10_000
+# A process that vanished with its machine keeps the writer's lock until its connection counts as dead.
+IDLE_IN_TRANSACTION_MS: Final = 60_000
+CONNECT_S: Final = 5
+KEEPALIVE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 WRITER_LOCK: Final = 7_404_001
 
 R = TypeVar("R")
@@ -45,8 +49,8 @@ class Cause:
 class Store:
     """The registry's database; ``written`` is set after each commit, for the relay."""
 
-    def __init__(self, url: str) -> None:
-        self.engine = _engine(url)
+    def __init__(self, url: str, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
+        self.engine = _engine(url, busy_timeout_ms)
         self.written = asyncio.Event()
         self._is_sqlite = self.engine.dialect.name == "sqlite"
         self._writer = asyncio.Lock()
@@ -120,17 +124,20 @@ class Store:
         self.engine.dispose()
 
 
-def _engine(url: str) -> Engine:
-    engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-    if engine.dialect.name != "sqlite":
-        return engine
+def _engine(url: str, busy_timeout_ms: int) -> Engine:
+    if not url.startswith("sqlite"):
+        # Nobody waits for ever: not for a lock, and not for a server that is gone.
+        limits = f"-c lock_timeout={busy_timeout_ms} -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}"
+        arguments = {"connect_timeout": CONNECT_S, "options": limits, **KEEPALIVE}
+        return create_engine(url, pool_pre_ping=True, connect_args=arguments)
+    engine = create_engine(url)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         # Transactions are begun below, not by the driver.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        cursor.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")

@@ -1,4 +1,4 @@
-"""The database: migrations, the outbox and its relay, requests, sequences."""
+"""The database, on SQLite and on PostgreSQL: migrations, the outbox and its relay, requests, sequences."""
 
 from __future__ import annotations
 
@@ -27,9 +27,18 @@ from tidegate.registry.tables import metadata, outbox
 from tidegate.v1.values_pb2 import Version
 
 
+def sqlite_url(folder):
+    return f"sqlite:///{folder / 'registry.sqlite3'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path):
+    return sqlite_url(tmp_path) if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
 @pytest.fixture
-def store(tmp_path):
-    store = Store(f"sqlite:///{tmp_path / 'registry.sqlite3'}")
+def store(url):
+    store = Store(url)
     store.migrate()
     yield store
     store.close()
@@ -81,10 +90,12 @@ def test_the_tables_can_be_written_for_postgresql():
     assert any("BIGSERIAL" in statement for statement in statements)
 
 
-def test_sqlite_is_durable(store):
+def test_sqlite_is_durable(tmp_path):
+    store = Store(sqlite_url(tmp_path))
     with store.reading() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
+    store.close()
 
 
 async def test_an_aborted_transaction_leaves_nothing(store):
@@ -167,6 +178,51 @@ async def test_consumed_events_are_remembered(store):
     await store.write(lambda connection: mark_consumed(connection, "e"))
     assert await store.read(lambda connection: was_consumed(connection, "e"))
     assert not await store.read(lambda connection: was_consumed(connection, "f"))
+
+
+async def test_writers_of_several_processes_take_turns(url, store):
+    others = [Store(url) for _ in range(3)]
+    try:
+        writes = [one.write(lambda connection: next_sequence(connection, "m")) for one in (store, *others) * 10]
+        values = await asyncio.gather(*writes)
+    finally:
+        for other in others:
+            other.close()
+    assert sorted(values) == list(range(1, 41))
+
+
+async def test_a_writer_does_not_wait_for_ever(url, store):
+    patient = Store(url, busy_timeout_ms=200)
+    try:
+        with store.writing(), pytest.raises(Unavailable):
+            await patient.write(lambda connection: next_sequence(connection, "m"))
+        assert await patient.write(lambda connection: next_sequence(connection, "m")) == 1
+    finally:
+        patient.close()
+
+
+async def test_rows_become_visible_in_the_order_of_their_ids(url, store):
+    # Given a relay that reads by id, no transaction may commit a lower id after a higher one was seen.
+    others = [Store(url) for _ in range(3)]
+    seen: list[int] = []
+
+    async def look():
+        ids = await store.read(lambda connection: [row.id for row in connection.execute(select(outbox.c.id))])
+        assert sorted(ids)[: len(seen)] == seen, "an id came late"
+        seen[:] = sorted(ids)
+
+    try:
+        writes = [put(one, "x" * number) for number, one in enumerate((store, *others) * 8, start=1)]
+        writing = asyncio.gather(*writes)
+        while not writing.done():
+            await look()
+            await asyncio.sleep(0)
+        await writing
+        await look()
+    finally:
+        for other in others:
+            other.close()
+    assert len(seen) == len(writes)
 
 
 async def test_many_writers_take_turns(store):
