@@ -8,6 +8,7 @@ UV_VERSION := 0.13.9
 UV := .tools/bin/uv
 RUN := .venv/bin/
 RUNTIME := runtimes/kserve-onnx
+COMPOSE_TEST_ARGS ?=
 SOURCES := packages services tests tools examples bench
 BREAKING_BASE := proto/baseline.binpb
 PYTEST_ARGS ?=
@@ -48,7 +49,7 @@ lint: setup ## Lint and formatting.
 	$(RUN)ruff format --check .
 
 types: setup ## Static types, strict.
-	$(RUN)mypy packages services tools bench
+	$(RUN)mypy packages services tools deploy bench
 
 boundaries: setup ## Who may import whom.
 	$(RUN)lint-imports
@@ -89,6 +90,11 @@ down: setup ## Stop it.
 
 status: setup ## Say how it is.
 	$(RUN)tidegate status
+
+##@ Containers
+.PHONY: compose-test
+compose-test: setup ## Start docker-compose.yml for real and play the demo's story on it (COMPOSE_TEST_ARGS=--help).
+	PYTHONPATH=deploy $(RUN)python -m composetest $(COMPOSE_TEST_ARGS)
 
 ##@ Set-up
 .PHONY: setup clean help

@@ -22,12 +22,13 @@ def test_bootstrap_is_as_reviewed():
 def test_bootstrap_asks_for_the_same_as_the_one_for_containers():
     embedded = bootstrap(deployer_port=7405, monitor_port=7406, admin_socket=Path("/a.sock"))
     composed = yaml.safe_load(COMPOSE.read_text())
-    for resource in ("lds_config", "cds_config"):
-        assert embedded["dynamic_resources"][resource] == composed["dynamic_resources"][resource]
-    clusters = [document["static_resources"]["clusters"] for document in (embedded, composed)]
-    assert [cluster["name"] for cluster in clusters[0]] == [cluster["name"] for cluster in clusters[1]]
-    for one, other in zip(*clusters, strict=True):
-        assert one["typed_extension_protocol_options"] == other["typed_extension_protocol_options"]
+    for document in (embedded, composed):
+        # Where things are differs; the proxy of a container gets its id on the command line.
+        del document["admin"]
+        document["node"].pop("id", None)
+        for cluster in document["static_resources"]["clusters"]:
+            del cluster["type"], cluster["load_assignment"]["endpoints"]
+    assert embedded == composed
 
 
 def test_gateway_writes_its_bootstrap_and_runs_one_worker(tmp_path):

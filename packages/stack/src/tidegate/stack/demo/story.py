@@ -37,6 +37,7 @@ from tidegate.stack.demo.narrator import Narrator
 from tidegate.stack.demo.publication import demo_policy, prepare, roc_auc
 from tidegate.stack.demo.traffic import RATE_PER_S, Report, Traffic, first_answer, request_bodies
 from tidegate.v1.events_pb2 import ModelRegistered
+from tidegate.v1.policy_pb2 import Policy
 from tidegate.v1.rollout_events_pb2 import RolloutStep
 from tidegate.v1.values_pb2 import Change
 
@@ -81,7 +82,10 @@ class _Progress:
 
 
 class Story:
-    """Plays the three trainings against a running Tidegate and looks whether each ends as it has to."""
+    """Plays the three trainings against a running Tidegate and looks whether each ends as it has to.
+
+    ``policy`` takes the place of the demo's, ``patience`` multiplies all deadlines: for machines that are busy.
+    """
 
     def __init__(
         self,
@@ -92,6 +96,8 @@ class Story:
         narrator: Narrator,
         folder: Path,
         rate_per_s: float = RATE_PER_S,
+        policy: Policy | None = None,
+        patience: float = 1.0,
     ) -> None:
         self._client = client
         self._reader = reader
@@ -99,6 +105,8 @@ class Story:
         self._narrator = narrator
         self._folder = folder
         self._rate_per_s = rate_per_s
+        self._policy = policy or demo_policy()
+        self._patience = patience
         self._bodies = request_bodies(flights.in_months(LIVE_MONTHS).sample(LIVE_ROWS, seed=SEED + 1))
         self._now = _Progress()
 
@@ -121,7 +129,7 @@ class Story:
     # -- the parts -----------------------------------------------------------------------------------------------
 
     def _apply_policy(self) -> None:
-        applied = self._client.apply_policy(demo_policy())
+        applied = self._client.apply_policy(self._policy)
         self._narrator.say(f"policy of {MODEL} applied, revision {applied.policy_revision}")
 
     def _first_version(self) -> None:
@@ -129,7 +137,9 @@ class Story:
         receipt = self._publish(train_logistic_regression(self._flights))
         self._expect(expect_number(self._registered(receipt), "1.0.0", Change.CHANGE_FIRST))
         self._wait(in_phase("1.0.0", "SETTLING", "PROMOTED"), "1.0.0 gets all traffic", DELIVERY_S)
-        version = first_answer(self._client.settings.gateway_url, self._bodies[0], deadline_s=FIRST_ANSWER_S)
+        version = first_answer(
+            self._client.settings.gateway_url, self._bodies[0], deadline_s=FIRST_ANSWER_S * self._patience
+        )
         self._narrator.say(f"the gateway answers, version {version}; {self._rate_per_s:g} flights a second from now on")
         self._now.traffic = Traffic(self._client.settings.gateway_url, self._bodies, rate_per_s=self._rate_per_s)
         self._now.traffic.__enter__()
@@ -203,13 +213,13 @@ class Story:
         known = next((event for event in self._now.events if wanted(event)), None)
         if known is not None:
             return known
-        deadline = time.monotonic() + deadline_s
+        deadline = time.monotonic() + deadline_s * self._patience
         while time.monotonic() < deadline:
             found = next((event for event in self._read() if wanted(event)), None)
             if found is not None:
                 return found
         raise StoryEnded(
-            f"waited {deadline_s:.0f} s in vain: {what}",
+            f"waited {deadline_s * self._patience:.0f} s in vain: {what}",
             code="DEMO_TIMEOUT",
             hint="look into the logs: `tidegate logs`",
         )

@@ -1,0 +1,1 @@
+"""Starts ``docker-compose.yml`` for real, plays the demo's story on it, and takes everything down again."""
