@@ -13,6 +13,7 @@ from tidegate.stack.environment import clean_environment
 from tidegate.stack.layout import Layout
 from tidegate.stack.object_store import Credentials
 from tidegate.stack.ports import PortPlan
+from tidegate.stack.release import RELEASE_VARIABLE
 from tidegate.stack.services import Site, service_programs
 
 SITE = Site(
@@ -40,6 +41,8 @@ def test_services_are_told_only_settings_that_they_have(service):
     known = {f"TIDEGATE_{service.upper()}_{name.upper()}" for name in settings_class(service).model_fields}
     known |= {f"TIDEGATE_KAFKA_{name.upper()}" for name in KafkaSettings.model_fields}
     known |= {f"TIDEGATE_S3_{name.upper()}" for name in ObjectStoreSettings.model_fields}
+    # The stack's own mark, by which an upgrade knows what runs.
+    known |= {RELEASE_VARIABLE}
     told = {name for name in PROGRAMS[service].environment if name.startswith("TIDEGATE_")}
     assert told <= known
 

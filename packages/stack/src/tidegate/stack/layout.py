@@ -75,6 +75,11 @@ class Layout:
         return self.sockets / "supervisor.sock"
 
     @property
+    def supervisor_configuration(self) -> Path:
+        """The supervisor's configuration."""
+        return self.run / "supervisord.conf"
+
+    @property
     def gateway_admin_socket(self) -> Path:
         """Envoy's administration interface."""
         return self.sockets / "envoy.sock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -30,8 +31,8 @@ NAMES: Final = (*FIRST, *SECOND)
 STOPPED_FIRST: Final = ("validator", "deployer", "monitor", "registry", "gateway")
 
 
-def programs(site: Site, *, class_path: str) -> tuple[Program, ...]:
-    """Prepare each part's files and return all programs."""
+def programs(site: Site, *, class_path: str, caller: Mapping[str, str] = os.environ) -> tuple[Program, ...]:
+    """Prepare each part's files and return all programs; ``caller`` has settings of the services."""
     layout, ports = site.layout, site.ports
     return (
         prepare_kafka(
@@ -44,7 +45,7 @@ def programs(site: Site, *, class_path: str) -> tuple[Program, ...]:
             monitor_port=ports.monitor,
             admin_socket=layout.gateway_admin_socket,
         ),
-        *service_programs(site),
+        *service_programs(site, caller=caller),
     )
 
 

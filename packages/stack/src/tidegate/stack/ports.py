@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Final, Self
 
 import psutil
@@ -60,6 +60,24 @@ class PortPlan:
         """Return ports that are free now."""
         names = [each.name for each in fields(cls)]
         return cls(**dict(zip(names, free_ports(len(names)), strict=True)))
+
+    @classmethod
+    def completed(cls, known: Mapping[str, int], *, base: int) -> Self:
+        """Return ``known`` with the ports of metrics, which 0.1.0 did not have: after ``base``, or (0) not chosen yet.
+
+        Raises:
+            TypeError: Another port is missing.
+
+        """
+        later = [each.name for each in fields(cls) if each.name.endswith(_METRICS)]
+        others = {name: getattr(cls.from_base(base), name) if base else 0 for name in later}
+        return cls(**others | dict(known))
+
+    def settled(self) -> Self:
+        """Return the plan with a free port where none was chosen yet."""
+        ports = asdict(self)
+        unset = [name for name, port in ports.items() if not port]
+        return replace(self, **dict(zip(unset, free_ports(len(unset)), strict=True)))
 
     def metrics(self) -> dict[str, int]:
         """Return the port of each service's metrics by the part's name."""

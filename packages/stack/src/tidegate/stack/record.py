@@ -80,9 +80,10 @@ def load(layout: Layout) -> Record | None:
     """
     try:
         found = json.loads(layout.record.read_text())
+        base = int(found["port_base"])
         return Record(
-            port_base=int(found["port_base"]),
-            ports=PortPlan(**found["ports"]),
+            port_base=base,
+            ports=PortPlan.completed({str(name): int(port) for name, port in found["ports"].items()}, base=base),
             running=bool(found["running"]),
             pids={str(name): int(pid) for name, pid in found["pids"].items()},
         )

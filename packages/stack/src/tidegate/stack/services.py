@@ -13,6 +13,7 @@ from tidegate.stack.layout import Layout
 from tidegate.stack.object_store import ARTIFACT_BUCKET, Credentials
 from tidegate.stack.ports import LOOPBACK, PortPlan
 from tidegate.stack.program import Program
+from tidegate.stack.release import RELEASE_VARIABLE, this_release
 
 SERVICE_STOP_S: Final = 15.0
 # Several small processes share two cores: no thread pools and memory arenas of their own for each core.
@@ -95,6 +96,6 @@ def _service(site: Site, part: str, port: int, settings: Mapping[str, str], call
         name=part,
         command=(sys.executable, "-m", f"tidegate.{module}"),
         directory=site.layout.part(part),
-        environment=_SMALL | passed_on | dict(settings) | own,
+        environment=_SMALL | passed_on | dict(settings) | own | {RELEASE_VARIABLE: this_release()},
         stop_s=SERVICE_STOP_S,
     )

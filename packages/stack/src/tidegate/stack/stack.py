@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -20,12 +21,14 @@ from tidegate.stack.object_store import ensure_credentials
 from tidegate.stack.parts import NAMES, parts, programs
 from tidegate.stack.ports import DEFAULT_PORT_BASE, PortPlan, check_free
 from tidegate.stack.record import Record
+from tidegate.stack.release import this_release
 from tidegate.stack.reporter import Reporter, Silent
 from tidegate.stack.runtimes import ensure_runtimes
 from tidegate.stack.services import Site
 from tidegate.stack.shutdown import end_leftovers, stop_everything
 from tidegate.stack.startup import start_parts
 from tidegate.stack.supervisor import Supervisor
+from tidegate.stack.upgrade import Upgrade, contents_of, note_contents, outdated_services, running_scripts, settings_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +67,8 @@ class Stack:
 
     def up(self, *, port_base: int | None = None) -> Record:
         """Have every part run and return when all are ready; nothing happens to parts that are.
+
+        Services of a stack that another release started are replaced, one at a time (:mod:`tidegate.stack.upgrade`).
 
         ``port_base``: None = as last time (at first 7400), 0 = ports that are free (the same as last time if they
         still are). If a part does not come up, all that was started is stopped again; the logs stay.
@@ -151,17 +156,14 @@ class Stack:
         return plan
 
     def _start_supervisor(self, plan: Record) -> None:
-        tell = self._reporter
-        url = repository_url()
-        jars = fetch_jars(read_lock(), cache=cache_dir(), url=url, announce=tell.say, progress=tell.progress)
-        runtimes = runtimes_dir()
-        if "modelhost" in self._names:
-            ensure_runtimes(runtimes, announce=tell.say)
-        tell.say("starting the event bus, the object store and the gateway")
+        jars, runtimes = self._jars(), self._runtimes()
+        self._reporter.say("starting the event bus, the object store and the gateway")
         credentials = ensure_credentials(self.layout.credentials)
         site = Site(layout=self.layout, ports=plan.ports, credentials=credentials, runtimes_dir=runtimes)
         wanted = [each for each in programs(site, class_path=class_path(jars)) if each.name in self._names]
         self.supervisor.start(wanted)
+        (self.layout.run / "contents.json").unlink(missing_ok=True)
+        note_contents(self.layout, contents_of(self.layout, running_scripts(self.layout)))
         record.save(self.layout, Record(port_base=plan.port_base, ports=plan.ports, running=True))
 
     def _complete(self, port_base: int | None) -> Record:
@@ -179,11 +181,41 @@ class Stack:
                 code="STACK_RUNNING",
                 hint="run `tidegate down` first, or choose another --dir",
             )
+        if outdated_services(running_scripts(self.layout)):
+            return self._upgrade(plan)
         if self.status().state == "running":
             self._reporter.say("the stack runs already")
             return plan
         self._reporter.say("the stack runs in part; starting the rest")
         return self._start_parts(plan)
+
+    def _upgrade(self, plan: Record) -> Record:
+        """Replace the services that an older release started."""
+        self._reporter.say(f"the stack runs another release; upgrading it to {this_release()}")
+        plan = replace(plan, ports=plan.ports.settled())
+        scripts = running_scripts(self.layout)
+        contents = contents_of(self.layout, scripts)
+        note_contents(self.layout, contents)
+        credentials = ensure_credentials(self.layout.credentials)
+        site = Site(layout=self.layout, ports=plan.ports, credentials=credentials, runtimes_dir=self._runtimes())
+        wanted = programs(site, class_path=class_path(self._jars()), caller=settings_of(scripts, os.environ))
+        upgrade = Upgrade(
+            self.supervisor, self.layout, ports=plan.ports, credentials=credentials, reporter=self._reporter
+        )
+        upgrade.run(wanted, scripts=scripts, contents=contents)
+        return self._start_parts(plan)
+
+    def _jars(self) -> tuple[Path, ...]:
+        tell = self._reporter
+        return fetch_jars(
+            read_lock(), cache=cache_dir(), url=repository_url(), announce=tell.say, progress=tell.progress
+        )
+
+    def _runtimes(self) -> Path:
+        runtimes = runtimes_dir()
+        if "modelhost" in self._names:
+            ensure_runtimes(runtimes, announce=self._reporter.say)
+        return runtimes
 
     def _start_parts(self, plan: Record) -> Record:
         start_parts(

@@ -137,11 +137,8 @@ class Supervisor:
         """
         layout = self._layout
         for program in programs:
-            target = layout.run / f"{program.name}.sh"
-            target.touch(mode=0o600)
-            target.write_text(script(program))
-        config = layout.run / "supervisord.conf"
-        config.write_text(configuration(programs, socket_path=layout.supervisor_socket))
+            self.write_script(program.name, script(program))
+        layout.supervisor_configuration.write_text(configuration(programs, socket_path=layout.supervisor_socket))
         # It makes itself a daemon: this process never becomes the parent of the parts.
         outcome = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "--configuration", "run/supervisord.conf"],
@@ -159,6 +156,38 @@ class Supervisor:
                 code="SUPERVISOR_NOT_STARTED",
                 hint=f"see {layout.logs / 'supervisord.log'}",
             )
+
+    def write_script(self, name: str, text: str) -> None:
+        """Have the next start of a part run ``text``; a start at this moment runs the old one or the new one whole."""
+        target = self._layout.run / f"{name}.sh"
+        partial = target.with_name(target.name + ".partial")
+        partial.unlink(missing_ok=True)
+        partial.touch(mode=0o600)
+        partial.write_text(text)
+        partial.rename(target)
+
+    def read_configuration(self, text: str) -> frozenset[str]:
+        """Have a running supervisor know the configuration ``text``; return the parts whose section is another one.
+
+        No part is touched: see :meth:`take_section_anew`.
+
+        Raises:
+            Unavailable: It does not answer, or can't read it.
+
+        """
+        self._layout.supervisor_configuration.write_text(text)
+        try:
+            ((_added, changed, _removed),) = self._call("reloadConfig")
+        except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
+            raise Unavailable(
+                f"the supervisor can't take a new configuration: {error}", code="SUPERVISOR_UNAVAILABLE"
+            ) from error
+        return frozenset(str(name) for name in changed)
+
+    def take_section_anew(self, name: str) -> None:
+        """Have the supervisor take a stopped part's new section."""
+        self._quietly("removeProcessGroup", name)
+        self._quietly("addProcessGroup", name)
 
     def is_alive(self) -> bool:
         """Return whether it answers."""
