@@ -47,12 +47,17 @@ def test_a_rollback_before_the_switch_leaves_stable():
     assert moves("ROLLED_BACK", candidate=NEW) == [("candidate", None)]
 
 
-def test_a_rollback_after_the_switch_takes_stable_back():
-    assert moves("ROLLED_BACK", candidate=NEW, stable=NEW) == [("stable", OLD), ("candidate", None)]
+@pytest.mark.parametrize("phase", ["ROLLED_BACK", "ABORTED", "SUPERSEDED"])
+def test_an_end_other_than_promotion_after_the_switch_takes_stable_back(phase):
+    assert moves(phase, candidate=NEW, stable=NEW) == [("stable", OLD), ("candidate", None)]
 
 
 def test_a_first_version_that_is_rolled_back_leaves_no_stable():
     assert moves("ROLLED_BACK", candidate=NEW, stable=NEW, step_stable=None) == [("stable", None), ("candidate", None)]
+
+
+def test_a_first_version_that_is_superseded_serves_on():
+    assert moves("SUPERSEDED", candidate=NEW, stable=NEW, step_stable=None) == [("candidate", None)]
 
 
 def test_an_ended_rollout_does_not_touch_the_candidate_of_another():

@@ -23,7 +23,7 @@ CANDIDATE: Final = "candidate"
 ROLLOUT_ALIASES: Final = frozenset({STABLE, CANDIDATE})
 
 _SERVING: Final = frozenset({Phase.PHASE_SETTLING, Phase.PHASE_PROMOTED})
-_TAKEN_BACK: Final = frozenset({Phase.PHASE_ROLLED_BACK, Phase.PHASE_ABORTED})
+_TAKEN_BACK: Final = frozenset({Phase.PHASE_ROLLED_BACK, Phase.PHASE_ABORTED, Phase.PHASE_SUPERSEDED})
 _NOT_BEGUN: Final = frozenset({Phase.PHASE_UNSPECIFIED, Phase.PHASE_PENDING})
 _ENDED: Final = frozenset({Phase.PHASE_PROMOTED, Phase.PHASE_ROLLED_BACK, Phase.PHASE_ABORTED, Phase.PHASE_SUPERSEDED})
 
@@ -90,7 +90,9 @@ def moves_of(step: RolloutStep, *, stable: Version | None, candidate: Version | 
     wanted = step.candidate
     if step.phase in _SERVING and stable != wanted:
         moves.append(AliasMove(model=step.model, alias=STABLE, version=wanted, rollout_id=step.rollout_id))
-    if step.phase in _TAKEN_BACK and stable == wanted and step.stable != wanted:
+    # A first version that breached goes on serving until the one that supersedes it takes over.
+    serves_on = step.phase == Phase.PHASE_SUPERSEDED and not step.HasField("stable")
+    if step.phase in _TAKEN_BACK and stable == wanted and step.stable != wanted and not serves_on:
         back = step.stable if step.HasField("stable") else None
         moves.append(AliasMove(model=step.model, alias=STABLE, version=back, rollout_id=step.rollout_id))
     if step.phase in _ENDED and candidate == wanted:
