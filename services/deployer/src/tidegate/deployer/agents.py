@@ -98,6 +98,8 @@ class PartitionWorker:
         self._traces = RolloutTraces(group)
         self._queue: asyncio.Queue[Item] = asyncio.Queue(QUEUE_MAX)
         self._states: dict[str, ModelState] = {}
+        # What is true for others: a decision under way may never be.
+        self._committed: dict[str, ModelState] = {}
         self._offsets: dict[TopicPartition, int] = {}
         self._offsets_since_s = 0.0
         self._producer = AIOKafkaProducer(
@@ -110,6 +112,7 @@ class PartitionWorker:
         """Fence the predecessor, load what it committed, begin a new epoch of its routes."""
         await self._producer.start()
         self._states = await self._load()
+        self._committed = dict(self._states)
         STATE_GAUGES.show(self._states)
         log.info("partition taken", partition=self.partition, models=sorted(self._states))
         for model in self._states:
@@ -134,9 +137,9 @@ class PartitionWorker:
         return model in self._states
 
     def wanted(self) -> list[Wanted]:
-        """Return the servers that shall run for the models of this partition."""
+        """Return the servers that shall run for the models of this partition, by what is committed."""
         found: list[Wanted] = []
-        for model, state in self._states.items():
+        for model, state in self._committed.items():
             known = [state.version(number) for number in state.wanted_servers()]
             found.extend(Wanted(model=model, version=version) for version in known if version is not None)
         return found
@@ -176,6 +179,7 @@ class PartitionWorker:
         if outcome.messages or outcome.states or self._offsets_are_due():
             with TRANSACTION_SECONDS.time():
                 await self._commit(outcome)
+        self._committed.update(outcome.states)
         self._measure(items, outcome)
         # Only what is committed has an effect outside.
         for table, decided in outcome.routes.values():
