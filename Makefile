@@ -28,8 +28,8 @@ test: setup ## Set up and run every test, with branch coverage.
 	$(RUN)pytest --cov --cov-branch --cov-report=term $(PYTEST_ARGS) tests
 
 ##@ Parts of the tests
-.PHONY: test-unit test-contract test-integration test-e2e test-chaos
-test-unit test-contract test-integration test-e2e test-chaos: test-%: setup ## Run one tier of the tests.
+.PHONY: test-unit test-contract test-simulation test-integration test-e2e test-chaos
+test-unit test-contract test-simulation test-integration test-e2e test-chaos: test-%: setup ## Run one tier of the tests.
 	$(RUN)pytest $(PYTEST_ARGS) tests/$*
 
 ##@ Benchmarks
@@ -39,6 +39,13 @@ bench: setup ## Run every benchmark (about an hour): a table each, results in be
 
 bench-%: setup ## Run one: memory, envoy, ... (BENCH_ARGS=--quick: seconds, judges no time).
 	$(RUN)python -m bench $* $(BENCH_ARGS)
+
+##@ Simulation
+SEEDS ?= 1000
+FIRST_SEED ?= 0
+.PHONY: simulate
+simulate: setup ## Simulate the control loop from SEEDS seeds (default 1000), beginning with FIRST_SEED.
+	$(RUN)python -m tidegate.simulation --seeds $(SEEDS) --seed $(FIRST_SEED)
 
 ##@ Quality
 .PHONY: check lint types boundaries proto check-generated compose-check format

@@ -11,7 +11,7 @@ import pytest
 
 from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
 
-TIERS = ("unit", "contract", "integration", "e2e", "chaos")
+TIERS = ("unit", "contract", "simulation", "integration", "e2e", "chaos")
 TESTS_DIR = Path(__file__).parent
 
 
