@@ -183,5 +183,8 @@ def project(engine: Engine, name: str, folder: Path, images: list[Image]) -> Ite
     try:
         yield made
     finally:
-        made.down()
-        env_file.unlink()
+        try:
+            made.down()
+        finally:
+            # Its secrets go also if the engine went first.
+            env_file.unlink()

@@ -27,7 +27,7 @@ from tidegate.stack.readiness import answers, kafka_ready, object_store_ready
 VARIABLE = "TIDEGATE_TEST_PARTS"
 MODES = ("auto", "containers", "embedded")
 ENGINE_ANSWER_S = 3
-READY_S = 120.0
+READY_S = 240.0
 ROOT = Path(__file__).parents[2]
 # What ran where, for the summary at the end.
 places: dict[str, str] = {}
@@ -114,14 +114,25 @@ def container(
         yield
 
 
+def container_broker_settings(host_port: int) -> dict[str, str]:
+    """Return the embedded broker's settings for inside a container whose port 9092 is ``host_port`` outside.
+
+    The broker writes transaction markers to itself by a listener of its own: the port outside is not there inside.
+    """
+    lines = broker_properties(log_dir=Path("/var/lib/kafka/data"), port=9092, controller_port=9093).splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#")) | {
+        "listeners": "PLAINTEXT://:9092,CONTROLLER://:9093,INTERNAL://:9094",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{host_port},INTERNAL://127.0.0.1:9094",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,INTERNAL:PLAINTEXT",
+        "inter.broker.listener.name": "INTERNAL",
+    }
+
+
 @contextmanager
 def kafka_container(name: str) -> Iterator[str]:
     """Run a broker with the embedded stack's own settings; yield ``host:port``."""
     (host_port,) = free_ports(1)
-    lines = broker_properties(log_dir=Path("/var/lib/kafka/data"), port=9092, controller_port=9093).splitlines()
-    settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    settings["listeners"] = "PLAINTEXT://:9092,CONTROLLER://:9093"
-    settings["advertised.listeners"] = f"PLAINTEXT://127.0.0.1:{host_port}"
+    settings = container_broker_settings(host_port)
     variables = {"KAFKA_" + key.upper().replace(".", "_"): value for key, value in settings.items()}
     bootstrap = f"127.0.0.1:{host_port}"
     with container(
