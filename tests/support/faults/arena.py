@@ -117,7 +117,11 @@ class Arena:
             self.excuses.append(Excuse(what=wound.what, begin_s=wound.began_s, end_s=back_s + EXCUSE_SLACK_S))
         elif wound.what == "stable's server":
             self._excuse_until_now(wound.what, wound.began_s)
-        elif wound.what == "candidate's server" and (promoted_s := self._promoted_s(wound.of)) is not None:
+        if wound.what == "candidate's server":
+            # Envoy can ask another server again only until the head of the answer has come.
+            cut = Excuse(what=wound.what, begin_s=wound.began_s, end_s=wound.began_s + EXCUSE_SLACK_S, cut_only=True)
+            self.excuses.append(cut)
+        if wound.what == "candidate's server" and (promoted_s := self._promoted_s(wound.of)) is not None:
             # It answers alone from then on; before, stable answers in its place.
             self._excuse_until_now(wound.what, max(wound.began_s, promoted_s))
 

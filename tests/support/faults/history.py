@@ -39,11 +39,15 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Excuse:
-    """A time in which requests may fail, since what answers them was killed itself; ``end_s`` is when it was back."""
+    """A time in which requests may fail, since what answers them was killed itself; ``end_s`` is when it was back.
+
+    ``cut_only``: only answers that had begun may, which nobody else can go on with; all others have a fallback.
+    """
 
     what: str
     begin_s: float
     end_s: float
+    cut_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

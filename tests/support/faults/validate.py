@@ -20,6 +20,8 @@ REGISTRY_ANSWERS: Final = ("ModelRegistered", "RegistrationDuplicate", "Registra
 VERDICTS: Final = ("ValidationPassed", "ValidationFailed")
 # A request that began before the proxy had the new route may still be answered by the old arm.
 ROUTE_SLACK_S: Final = 1.0
+# What http.client says of an answer whose head came, and whose body did not.
+CUT: Final = "IncompleteRead"
 SHOWN_MAX: Final = 5
 
 Check = Callable[[History], Iterator[str]]
@@ -220,7 +222,12 @@ INVARIANTS: Final[Sequence[Check]] = (
 
 
 def _is_excused(history: History, answer: Answer) -> bool:
-    return any(answer.begin_s <= excuse.end_s and answer.end_s >= excuse.begin_s for excuse in history.excuses)
+    return any(
+        answer.begin_s <= excuse.end_s
+        and answer.end_s >= excuse.begin_s
+        and (not excuse.cut_only or answer.text.startswith(CUT))
+        for excuse in history.excuses
+    )
 
 
 def _unique(history: History, kind: str) -> list[Event]:

@@ -275,3 +275,11 @@ def test_a_version_killed_on_trial_may_be_sent_back():
     )
     assert [one.partition(" ")[0] for one in differences(history, GROUND)] != []
     assert differences(replace(history, killed_on_trial=frozenset({"fraud@1.0.1"})), GROUND) == []
+
+
+def test_an_answer_cut_off_by_a_kill_is_excused_and_no_other_failure_is():
+    kill = Excuse(what="candidate's server", begin_s=START_S + 4.9, end_s=START_S + 5.5, cut_only=True)
+    cut = replace(answer("", 5.0, status=0), text="IncompleteRead(0 bytes read, 228 more expected)")
+    refused = replace(cut, status=503, text="no healthy upstream")
+    assert violations(replace(with_answers(cut), excuses=(kill,))) == []
+    assert violations(replace(with_answers(refused), excuses=(kill,))) != []
