@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from faults.arena import POLICY
-from faults.failpoints import wait_until
+from faults.failpoints import Kill, wait_until
 from faults.history import Quality
 from kafka import KafkaProducer
 
-from tidegate.contracts.topics import COMMANDS, MONITORING, REGISTRY, TRAINING, VALIDATION, Topic
+from tidegate.contracts.topics import COMMANDS, MONITORING, REGISTRY, ROLLOUTS, ROUTES, TRAINING, VALIDATION, Topic
 from tidegate.core.policy import policy_from_yaml
 from tidegate.stack.demo.models import MODEL
 from tidegate.v1 import rollout_events_pb2 as pb
@@ -85,18 +85,22 @@ def test_damaged_events_go_aside_in_the_middle_of_a_rollout(arena, sender):
     set_aside = len(arena.log.dead_letters)
     seen = arena.log.records()
     damaged = []
-    for topic in (*INPUTS, COMMANDS):
+    for topic in (*INPUTS, COMMANDS, ROLLOUTS, ROUTES):
         name = full_name(arena, topic)
         record = next((one for one in reversed(seen) if one.topic == name), None)
         headers = record.headers if record is not None else [("ce_type", b"tidegate.v1.RolloutCommand")]
         sender.send(name, key=MODEL.encode(), value=b"\xff\x00 damaged", headers=headers)
         damaged.append(name)
     sender.flush()
+    # Whoever reads its topics from their beginning gets past it, too.
+    arena.heal(arena.strike(Kill("deployer")))
     arena.wait_end(number)
     arena.must_be_right()
+    # Routes have no consumer group: nobody would commit that one was set aside.
+    expected = {name for name in damaged if name != full_name(arena, ROUTES)}
 
     def origins() -> set[str]:
         letters = arena.log.dead_letters[set_aside:]
         return {letter["tidegate-origin"].decode().partition("/")[0] for letter in letters}
 
-    wait_until(lambda: origins() == set(damaged), "every damaged event is set aside")
+    wait_until(lambda: origins() == expected, "every damaged event is set aside")

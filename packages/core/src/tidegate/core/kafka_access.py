@@ -31,6 +31,9 @@ from tidegate.core.errors import Refused, TidegateError, Unavailable
 from tidegate.core.settings import KafkaSettings
 
 LOGIN_TIMEOUT_MS: Final = 5_000
+# A group's leader that asks a broker which is just coming up hears of no topics, and shares out nothing until it asks
+# again: by the clients' default after five minutes.
+METADATA_AGE_MS_MAX: Final = 5_000
 CREDENTIALS_HINT: Final = (
     "see TIDEGATE_KAFKA_USERNAME and TIDEGATE_KAFKA_PASSWORD; "
     "`python -m tidegate.core.kafka_setup` makes the broker's users and their passwords"
@@ -63,6 +66,7 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap.split(","),
         "security_protocol": settings.security_protocol,
+        "metadata_max_age_ms": METADATA_AGE_MS_MAX,
     }
     if settings.uses_tls:
         options["ssl_context"] = _tls(settings)

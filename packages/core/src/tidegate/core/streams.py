@@ -19,7 +19,7 @@ from tidegate.contracts.topics import Topic
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Conflict, InvalidInput, Unavailable
-from tidegate.core.kafka_access import faust_credentials
+from tidegate.core.kafka_access import METADATA_AGE_MS_MAX, faust_credentials
 from tidegate.core.metrics import EVENTS_DEAD_LETTERED, RETRIES, Handling, topic_label
 from tidegate.core.settings import KafkaSettings
 from tidegate.core.telemetry import handling
@@ -48,6 +48,8 @@ def create_app(app_id: str, kafka: KafkaSettings) -> faust.App:
         broker_commit_every=1,
         broker_commit_interval=0.5,
         consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=METADATA_AGE_MS_MAX,
+        producer_metadata_max_age_ms=METADATA_AGE_MS_MAX,
         stream_ack_cancelled_tasks=False,
         stream_ack_exceptions=False,
         stream_wait_empty=False,

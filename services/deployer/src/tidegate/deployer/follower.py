@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any, Final
 
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from tidegate.contracts.codec import Event, decode
+from tidegate.contracts.codec import Event, InvalidEvent, decode
 from tidegate.contracts.topics import ROLLOUTS, ROUTES
 from tidegate.core.clock import utc_now
 from tidegate.core.kafka_access import client_options
@@ -17,6 +19,8 @@ from tidegate.deployer.store import RolloutBook
 from tidegate.v1.rollout_events_pb2 import RolloutStep, RouteTable
 
 POLL_MS: Final = 500
+
+log = structlog.get_logger(__name__)
 
 
 class Follower:
@@ -79,8 +83,14 @@ class Follower:
 
     async def _events(self) -> list[Event]:
         batches: dict[TopicPartition, list[Any]] = await self._consumer.getmany(timeout_ms=POLL_MS)
-        return [
-            decode(
+        return [event for records in batches.values() for event in _decoded(records)]
+
+
+def _decoded(records: list[Any]) -> Iterator[Event]:
+    """Yield the events; what is none is passed over, since these topics are read again from their beginning."""
+    for record in records:
+        try:
+            yield decode(
                 topic=record.topic,
                 partition=record.partition,
                 offset=record.offset,
@@ -88,6 +98,6 @@ class Follower:
                 headers=record.headers,
                 received_time=utc_now(),
             )
-            for records in batches.values()
-            for record in records
-        ]
+        except InvalidEvent as error:
+            origin = f"{record.topic}/{record.partition}/{record.offset}"
+            log.warning("no event of a deployer, passed over", origin=origin, code=error.code, error=str(error))
