@@ -14,8 +14,11 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from bench import models
+from tidegate.core.errors import TidegateError
 
 TIMEOUT_S: Final = 15.0
+# A client that sent less than this share of what was due has shown nothing about failures.
+SENT_SHARE_MIN: Final = 0.5
 FAILURES_KEPT: Final = 10
 # FP32 holds whole numbers up to here; the numbers begin again.
 NUMBERS: Final = 1 << 24
@@ -37,7 +40,10 @@ class Seen:
 
 
 class CheckedClient:
-    """Sends ``rate_per_s`` requests over ``connections`` kept-alive connections, open loop; use as ``with``."""
+    """Sends ``rate_per_s`` requests over ``connections`` kept-alive connections; use as ``with``.
+
+    A request that is due while all connections wait for answers is sent late: it shows failures, not waiting times.
+    """
 
     def __init__(self, url: str, *, rate_per_s: float, connections: int = 4) -> None:
         self._url = urlsplit(url)
@@ -58,10 +64,26 @@ class CheckedClient:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Stop.
+
+        Raises:
+            TidegateError: It did not send what it is made for, so that "none failed" would say nothing.
+
+        """
+        seconds = time.monotonic() - self._begin
         self._stopped.set()
         for thread in self._threads:
             thread.join(2 * TIMEOUT_S)
+        if kind is None:
+            self._check_sent(seconds)
+
+    def _check_sent(self, seconds: float) -> None:
+        due, sent = seconds / self._interval_s, self.seen.answered + self.seen.failed
+        if sent < SENT_SHARE_MIN * due:
+            raise TidegateError(
+                f"the client sent {sent} of {due:.0f} requests that were due in {seconds:.0f} s", code="LOAD_TOO_LOW"
+            )
 
     def wait_first(self, version: str, *, deadline_s: float = 60.0) -> datetime:
         """Return when ``version`` answered first.
@@ -102,7 +124,7 @@ class CheckedClient:
 
     def _count_answer(self, version: str, number: int, text: bytes) -> None:
         now = datetime.now(tz=UTC)
-        is_wrong = models.echo_of(text) != number
+        is_wrong = not _is_answer_to(number, text)
         with self._changed:
             self.seen.answered += 1
             self.seen.wrong += is_wrong
@@ -120,3 +142,10 @@ class CheckedClient:
 
     def _connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self._url.hostname or "127.0.0.1", self._url.port or 80, timeout=TIMEOUT_S)
+
+
+def _is_answer_to(number: int, text: bytes) -> bool:
+    try:
+        return models.echo_of(text) == number
+    except ValueError:
+        return False
