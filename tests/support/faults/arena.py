@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eventlog import EventLog
+from faults.deployers import stalled
 from faults.failpoints import FailPoint, Site, Wound, wait_until
 from faults.history import Excuse, Ground, History, Publication, Quality
 from faults.traffic import Clients, Producer
@@ -116,18 +117,21 @@ class Arena:
             back_s = self.clients.wait_for_good_answers(1, since_s=wound.began_s + EXCUSE_SLACK_S)
             self.excuses.append(Excuse(what=wound.what, begin_s=wound.began_s, end_s=back_s + EXCUSE_SLACK_S))
         elif wound.what == "stable's server":
-            self._excuse_until_now(wound.what, wound.began_s)
+            self._excuse_until_it_answers(wound, wound.began_s)
         if wound.what == "candidate's server":
             # Envoy can ask another server again only until the head of the answer has come.
-            cut = Excuse(what=wound.what, begin_s=wound.began_s, end_s=wound.began_s + EXCUSE_SLACK_S, cut_only=True)
+            cut = Excuse(what=wound.what, begin_s=wound.began_s, end_s=wound.dead_s + EXCUSE_SLACK_S, cut_only=True)
             self.excuses.append(cut)
         if wound.what == "candidate's server" and (promoted_s := self._promoted_s(wound.of)) is not None:
             # It answers alone from then on; before, stable answers in its place.
-            self._excuse_until_now(wound.what, max(wound.began_s, promoted_s))
+            self._excuse_until_it_answers(wound, max(wound.began_s, promoted_s))
 
-    def _excuse_until_now(self, what: str, begin_s: float) -> None:
-        end_s = utc_now().timestamp() + EXCUSE_SLACK_S
-        self.excuses.append(Excuse(what=what, begin_s=begin_s, end_s=end_s))
+    def _excuse_until_it_answers(self, wound: Any, begin_s: float) -> None:
+        """Excuse what fails until the killed server answers again; if nobody asks it any more, until now."""
+        back_s = self.clients.first_answer_of(wound.of.partition("@")[2], since_s=wound.dead_s)
+        end_s = EXCUSE_SLACK_S + (utc_now().timestamp() if back_s is None else back_s)
+        if end_s > begin_s:
+            self.excuses.append(Excuse(what=wound.what, begin_s=begin_s, end_s=end_s))
 
     def _promoted_s(self, reference: str) -> float | None:
         """Return when a version was promoted, in epoch seconds."""
@@ -224,8 +228,40 @@ class Arena:
     def _strike_at(self, moment: Moment, points: tuple[FailPoint, ...], publication: Publication) -> list[Wound]:
         if not points:
             return []
+        if moment is Moment.ROLLING_BACK:
+            return self._strike_before_the_way_back(points, publication)
         candidate = self._wait_for(moment, publication)
         return [self.strike(point, candidate=candidate) for point in points]
+
+    def _strike_before_the_way_back(self, points: tuple[FailPoint, ...], publication: Publication) -> list[Wound]:
+        """Strike after the breach and before anybody has acted on it.
+
+        The deployer would have done so within 20 ms: it stands still from when the candidate gets traffic.
+        """
+        number = self._wait_for(Moment.STEPPING, publication)
+        self._wait_for_traffic_to(number)
+        wait_until(lambda: self.site.pid("deployer") != 0, "the deployer runs")
+        with stalled(self.site.pid("deployer")):
+            self._wait_for(Moment.ROLLING_BACK, publication)
+            wounds = [self.strike(point, candidate=number) for point in points]
+            ahead = [event for event in self.log.all_up_to_now() if _is_step(event, MODEL, number)]
+        assert all(event.message.phase != pb.PHASE_ROLLING_BACK for event in ahead), "the strike came too late"
+        return wounds
+
+    def _wait_for_traffic_to(self, number: str) -> None:
+        """Wait until the proxy has the candidate's route, and clients are served (it may have been killed since)."""
+        step = self.wait_phase(number, pb.PHASE_STEPPING)
+        self.log.wait_for(
+            f"route {step.route_epoch}.{step.route_revision} of {number} acknowledged",
+            lambda event: (
+                event.type == "RouteApplied"
+                and event.subject == MODEL
+                and event.message.complete
+                and (event.message.epoch, event.message.revision) >= (step.route_epoch, step.route_revision)
+            ),
+            deadline_s=MOMENT_S,
+        )
+        self.clients.wait_for_good_answers(1, since_s=utc_now().timestamp())
 
     def _wait_for(self, moment: Moment, publication: Publication) -> str:
         """Wait until the version of ``publication`` has come to ``moment``; return its number, "" before it has one."""

@@ -95,11 +95,15 @@ class FailPoint(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Healing:
-    """A wound that heals by itself; ``began_s`` is when it was struck, in epoch seconds, ``of`` the server if one is."""
+    """A wound that heals by itself.
+
+    It was struck between ``began_s`` and ``dead_s``, in epoch seconds; ``of`` is the server if it is one's.
+    """
 
     what: str
     of: str = ""
     began_s: float
+    dead_s: float
     heal: Callable[[], None]
 
 
@@ -115,11 +119,17 @@ class Kill:
         return self.part
 
     def strike(self, site: Site, *, candidate: str, stable: str) -> Healing:
+        # It may lie dead from a strike before: what is dead can't be killed.
+        wait_until(lambda: site.pid(self.part) != 0, f"{self.part} runs, to be killed")
         pid = site.pid(self.part)
         began_s = utc_now().timestamp()
-        if pid:  # it may lie dead from a strike before
-            _kill(pid)
-        return Healing(what=self.part, began_s=began_s, heal=lambda: site.wait_ready(self.part, other_than=pid))
+        _kill(pid)
+        return Healing(
+            what=self.part,
+            began_s=began_s,
+            dead_s=utc_now().timestamp(),
+            heal=lambda: site.wait_ready(self.part, other_than=pid),
+        )
 
 
 @dataclass(frozen=True)
@@ -149,6 +159,7 @@ class KillServer:
             what=self.name,
             of=server_id,
             began_s=began_s,
+            dead_s=utc_now().timestamp(),
             heal=lambda: wait_until(is_back, f"{server_id} is back"),
         )
 
@@ -180,7 +191,7 @@ class Outage:
             for part in self.parts:
                 site.wait_ready(part)
 
-        return Healing(what=self.name, began_s=began_s, heal=heal)
+        return Healing(what=self.name, began_s=began_s, dead_s=utc_now().timestamp(), heal=heal)
 
 
 def wait_until(is_so: Callable[[], bool], what: str, *, deadline_s: float = BACK_S) -> None:

@@ -67,6 +67,17 @@ class Clients:
         with self._lock:
             return tuple(sorted(self.answers, key=lambda answer: answer.begin_s))
 
+    def first_answer_of(self, version: str, *, since_s: float) -> float | None:
+        """Return when the first request began, after ``since_s``, that ``version`` answered; None if it answered none."""
+        return next(
+            (
+                one.begin_s
+                for one in self.seen()
+                if one.begin_s >= since_s and one.status == 200 and one.version == version
+            ),
+            None,
+        )
+
     def wait_for_good_answers(self, count: int, *, since_s: float, deadline_s: float = READY_S) -> float:
         """Wait until ``count`` requests that began after ``since_s`` were answered; return when the first one began."""
         deadline = time.monotonic() + deadline_s

@@ -20,6 +20,8 @@ REGISTRY_ANSWERS: Final = ("ModelRegistered", "RegistrationDuplicate", "Registra
 VERDICTS: Final = ("ValidationPassed", "ValidationFailed")
 # A request that began before the proxy had the new route may still be answered by the old arm.
 ROUTE_SLACK_S: Final = 1.0
+# Clients ask a hundred times a second; a shared machine may pause for a moment itself.
+STANDSTILL_S: Final = 5.0
 # What http.client says of an answer whose head came, and whose body did not.
 CUT: Final = "IncompleteRead"
 SHOWN_MAX: Final = 5
@@ -70,6 +72,14 @@ def no_request_fails(history: History) -> Iterator[str]:
         yield f"and {len(failed) - SHOWN_MAX} more of {len(history.answers)}"
 
 
+def traffic_never_stands_still(history: History) -> Iterator[str]:
+    """Clients go on asking: none of their requests is held up for so long that all of them wait."""
+    for before, after in itertools.pairwise(sorted(history.answers, key=lambda answer: answer.begin_s)):
+        gap_s = after.begin_s - before.begin_s
+        if gap_s > STANDSTILL_S and not _is_excused(history, before) and not _is_excused(history, after):
+            yield f"no request began in the {gap_s:.1f} s after {before.begin_s:.3f}"
+
+
 def every_training_has_one_answer(history: History) -> Iterator[str]:
     """Each acknowledged training event has exactly one answer of the registry, however often it was delivered."""
     answers: dict[str, set[tuple[str, str]]] = defaultdict(set)
@@ -84,14 +94,14 @@ def every_training_has_one_answer(history: History) -> Iterator[str]:
 
 def every_version_has_one_verdict(history: History) -> Iterator[str]:
     """Each registered version is judged once, and blessed exactly if it passed."""
-    said: dict[str, set[str]] = defaultdict(set)
+    said: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for event in history.events:
         if event.type in (*VERDICTS, "ModelBlessed"):
-            said[event.causation_id].add(event.type)
+            said[event.causation_id].add((event.type, event.id))
     for event in _unique(history, "ModelRegistered"):
-        found = said[event.id]
-        if found not in ({"ValidationPassed", "ModelBlessed"}, {"ValidationFailed"}):
-            yield f"{event.subject}@{format_version(event.message.version)} has the verdicts {sorted(found)}"
+        found = sorted(kind for kind, _ in said[event.id])
+        if found not in (["ModelBlessed", "ValidationPassed"], ["ValidationFailed"]):
+            yield f"{event.subject}@{format_version(event.message.version)} has the verdicts {found}"
 
 
 def repeats_are_the_same(history: History) -> Iterator[str]:
@@ -207,6 +217,7 @@ def a_breached_arm_gets_no_requests(history: History) -> Iterator[str]:
 
 INVARIANTS: Final[Sequence[Check]] = (
     no_request_fails,
+    traffic_never_stands_still,
     every_training_has_one_answer,
     every_version_has_one_verdict,
     repeats_are_the_same,

@@ -106,7 +106,11 @@ def good_history() -> History:
     ]
     return History(
         events=tuple(events),
-        answers=(answer("1.0.0", 1.0), answer("1.0.1", 15.0), answer("1.0.1", 20.5), answer("1.0.0", 30.0)),
+        answers=(
+            *(answer("1.0.0", begin_s) for begin_s in range(1, 31)),
+            answer("1.0.1", 15.0),
+            answer("1.0.1", 20.5),
+        ),
         publications=(
             Publication(event_id="a", model=MODEL, quality=Quality.GOOD),
             Publication(event_id="b", model=MODEL, quality=Quality.FAILS_LIVE),
@@ -155,6 +159,20 @@ STEP_7 = f"step-7-{pb.PHASE_ROLLED_BACK}"
 BAD = {
     "a request fails": ("no_request_fails", with_answers(answer("1.0.0", 5.0, status=503))),
     "a client gets no answer": ("no_request_fails", with_answers(answer("", 5.0, status=0))),
+    "all requests are held up": (
+        "traffic_never_stands_still",
+        replace(good_history(), answers=(answer("1.0.0", 1.0), answer("1.0.0", 7.0))),
+    ),
+    "a version is judged twice": (
+        "every_version_has_one_verdict",
+        with_events(
+            event(
+                events_pb2.ValidationPassed(model=MODEL, version=parse_version("1.0.1")),
+                "once more",
+                cause="registered-b",
+            )
+        ),
+    ),
     "a training is lost": ("every_training_has_one_answer", without("registered-b", "passed-b", "blessed-b")),
     "a training is registered twice": (
         "every_training_has_one_answer",
