@@ -240,13 +240,11 @@ class Arena:
         """
         number = self._wait_for(Moment.STEPPING, publication)
         self._wait_for_traffic_to(number)
-        wait_until(lambda: self.site.pid("deployer") != 0, "the deployer runs")
-        with stalled(self.site.pid("deployer")):
+        with stalled(self.site.wait_alive("deployer")):
             self._wait_for(Moment.ROLLING_BACK, publication)
-            wounds = [self.strike(point, candidate=number) for point in points]
-            ahead = [event for event in self.log.all_up_to_now() if _is_step(event, MODEL, number)]
-        assert all(event.message.phase != pb.PHASE_ROLLING_BACK for event in ahead), "the strike came too late"
-        return wounds
+            steps = [event.message for event in self.log.all_up_to_now() if _is_step(event, MODEL, number)]
+            assert all(step.phase != pb.PHASE_ROLLING_BACK for step in steps), "the deployer was held too late"
+            return [self.strike(point, candidate=number) for point in points]
 
     def _wait_for_traffic_to(self, number: str) -> None:
         """Wait until the proxy has the candidate's route, and clients are served (it may have been killed since)."""

@@ -50,6 +50,19 @@ class Site:
         """Return the process id of ``part``; 0 while it is down."""
         return self.supervisor.states()[part].pid
 
+    def wait_alive(self, part: str) -> int:
+        """Wait until ``part`` runs, ready or not; return its process id."""
+
+        def is_alive() -> bool:
+            # Its supervisor goes on naming one that was killed until it has noticed.
+            try:
+                return psutil.Process(self.pid(part)).status() != psutil.STATUS_ZOMBIE
+            except psutil.NoSuchProcess:
+                return False
+
+        wait_until(lambda: self.pid(part) != 0 and is_alive(), f"{part} runs")
+        return self.pid(part)
+
     def is_ready(self, part: str) -> bool:
         """Return whether ``part`` answers."""
         return parts(self.ports, ensure_credentials(self.stack.layout.credentials))[part].is_ready()
@@ -120,8 +133,7 @@ class Kill:
 
     def strike(self, site: Site, *, candidate: str, stable: str) -> Healing:
         # It may lie dead from a strike before: what is dead can't be killed.
-        wait_until(lambda: site.pid(self.part) != 0, f"{self.part} runs, to be killed")
-        pid = site.pid(self.part)
+        pid = site.wait_alive(self.part)
         began_s = utc_now().timestamp()
         _kill(pid)
         return Healing(
