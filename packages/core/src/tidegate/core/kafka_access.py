@@ -19,6 +19,7 @@ from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
     IllegalSaslStateError,
+    KafkaError,
     SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
@@ -63,11 +64,14 @@ _FORBIDDEN: Final = (
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
     """Return where the broker is and who we are, in the words that aiokafka and kafka-python have in common."""
-    options: dict[str, Any] = {
+    return _access_options(settings) | {
         "bootstrap_servers": settings.bootstrap.split(","),
-        "security_protocol": settings.security_protocol,
         "metadata_max_age_ms": METADATA_AGE_MS_MAX,
     }
+
+
+def _access_options(settings: KafkaSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {"security_protocol": settings.security_protocol}
     if settings.uses_tls:
         options["ssl_context"] = _tls(settings)
     if settings.uses_sasl:
@@ -150,13 +154,14 @@ async def _login_refusal(settings: KafkaSettings) -> Exception | None:
     """Log in once; return why the broker refused, or None if it let us in or was not there."""
     if not settings.uses_sasl:
         return None
-    options = client_options(settings)
-    for host, port, _ in collect_hosts(options.pop("bootstrap_servers")):
+    options = _access_options(settings)
+    for host, port, _ in collect_hosts(settings.bootstrap.split(",")):
         try:
             connection = await create_conn(host, port, request_timeout_ms=LOGIN_TIMEOUT_MS, **options)
         except _LOGIN_REFUSED as refusal:
             return Exception(str(refusal) or type(refusal).__name__)
-        except Exception:  # noqa: BLE001, S112  (not there, or something else: the client's own error says more)
+        except (KafkaError, OSError, TimeoutError):
+            # Not there, or something else: the client's own error says more.
             continue
         connection.close()
     return None
