@@ -126,4 +126,4 @@ clean: ## Remove the environments and the data of the embedded stack (stop it fi
 	rm -rf .venv .tools .tidegate $(RUNTIME)/.venv
 
 help: ## List the targets.
-	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z%. -]*:.*##/ {split($$1, names, ":"); printf "  make %-18s %s\n", names[1], $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z][a-z0-9%. -]*:.*##/ {split($$1, names, ":"); printf "  make %-18s %s\n", names[1], $$2}' $(MAKEFILE_LIST)

@@ -226,3 +226,20 @@ def test_an_earned_step_waits_for_the_candidates_server(script):
     assert play(script, "wait 20").steps == ()
     play(script, "ready 1.1.0", "wait 0")
     assert script.state.rollout.phase is Phase.SETTLING
+
+
+def test_nobody_ends_the_rollback_window_while_the_candidates_server_is_down(script):
+    play(script, *STABLE, "register 1.1.0", "bless 1.1.0 steps=1 settle_s=50", "ready 1.1.0", "ack", "down 1.1.0")
+    assert play(script, "promote").steps == ()
+    assert V1 in script.state.wanted_servers()
+    play(script, "ready 1.1.0", "ack", "promote")
+    assert script.state.stable == V11
+
+
+def test_what_has_settled_in_time_is_not_taken_back_by_its_deadline(script):
+    play(script, *STABLE, "register 1.1.0", "bless 1.1.0 steps=1 settle_s=200 deadline_s=100", "ready 1.1.0", "ack")
+    play(script, "wait 90", "wait 31")
+    assert script.state.rollout.phase is Phase.HOLDING
+    play(script, "wait 1")
+    assert script.state.rollout.phase is Phase.HOLDING
+    assert answers(script.state) == {V11}

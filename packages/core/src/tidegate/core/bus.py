@@ -33,6 +33,10 @@ from tidegate.core.tracing import sending
 
 MESSAGE_BYTES_MAX: Final = 900_000
 RETRY_BACKOFF_MS: Final = 20
+# What a record costs besides its bytes, generously: lengths, offsets, the batch's head.
+RECORD_OVERHEAD: Final = 1_024
+HEADER_OVERHEAD: Final = 16
+KEY_KEPT: Final = 1_024
 
 log = structlog.get_logger(__name__)
 
@@ -155,12 +159,14 @@ class EventProducer:
     async def dead_letter(self, record: Record, *, origin: str, error: str) -> None:
         """Put a message that can't be handled aside, with its bytes and headers as they came.
 
+        One that is too large with what is added loses its end; the header ``tidegate-truncated`` has its size then.
+
         Raises:
             Unavailable: The broker did not acknowledge it.
 
         """
         extra = (("tidegate-error", error.encode()), ("tidegate-origin", origin.encode()))
-        set_aside = Record(key=record.key, value=record.value, headers=(*record.headers, *extra))
+        set_aside = _fitting(Record(key=record.key, value=record.value, headers=(*record.headers, *extra)))
         await self.publish_record(DEAD_LETTER.full_name(self._settings.topic_prefix), set_aside, traced=False)
 
     async def _publish(self, records: Iterable[tuple[str, Record]], *, traced: bool = True) -> list[tuple[int, int]]:
@@ -196,3 +202,16 @@ class EventProducer:
         if is_forbidden(error):
             return forbidden(self._settings, error, what="publish there")
         return Unavailable(message, code="BROKER_UNAVAILABLE")
+
+
+def _fitting(record: Record) -> Record:
+    """Return ``record``, cut to what the broker takes: it must go somewhere, or the stream would stand still."""
+    around = len(record.key) + sum(len(name) + len(value) + HEADER_OVERHEAD for name, value in record.headers)
+    room = MESSAGE_BYTES_MAX - RECORD_OVERHEAD - around
+    if len(record.value) <= room:
+        return record
+    size = ("tidegate-truncated", str(len(record.value)).encode())
+    if room >= 0:
+        return Record(key=record.key, value=record.value[:room], headers=(*record.headers, size))
+    ours = tuple(one for one in record.headers if one[0].startswith("tidegate-"))
+    return Record(key=record.key[:KEY_KEPT], value=b"", headers=(*ours, size))

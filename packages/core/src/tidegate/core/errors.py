@@ -1,4 +1,4 @@
-"""The four kinds of error that a service's shell knows (design: invalid, unavailable, conflict, anything else)."""
+"""The kinds of error that a service's shell knows: invalid, unavailable, conflict, refused; anything else ends it."""
 
 from __future__ import annotations
 

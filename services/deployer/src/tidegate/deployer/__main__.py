@@ -75,6 +75,7 @@ class Deployer:
             address=settings.modelhost,
             runtime=settings.runtime,
             load_timeout_s=settings.load_timeout_s,
+            drain_s=self._fleet.drain_s,
             wanted=self._group.wanted,
             owns=self._group.owns,
             tell=self._group.tell,

@@ -120,7 +120,10 @@ class PartitionWorker:
             self._queue.put_nowait(Item(model=model, event=taken))
 
     async def stop(self) -> None:
-        """Give the partition up."""
+        """Give the partition up; what waits comes again to whoever has it next."""
+        while not self._queue.empty():
+            # So that whoever waits to put something in does not wait for ever.
+            self._queue.get_nowait()
         STATE_GAUGES.forget([*self._states])
         await self._producer.stop()
 
@@ -145,7 +148,9 @@ class PartitionWorker:
         return found
 
     def tick(self) -> None:
-        """Let time enter the models that have something running."""
+        """Let time enter the models that have something running, unless more waits than can be decided in time."""
+        if self._queue.qsize() >= QUEUE_MAX // 2:
+            return
         for model, state in self._states.items():
             if state.rollout is not None:
                 self._queue.put_nowait(Item(model=model, event=core.Ticked(time_s=_now_s())))
@@ -306,7 +311,7 @@ class PartitionWorker:
             auto_offset_reset="earliest",
         )
         place = TopicPartition(ROLLOUT_STATE.full_name(self._kafka.topic_prefix), self.partition)
-        states: dict[str, ModelState] = {}
+        newest: dict[bytes, Any] = {}
         await consumer.start()
         try:
             consumer.assign([place])
@@ -314,12 +319,14 @@ class PartitionWorker:
             end = (await consumer.end_offsets([place]))[place]
             while await consumer.position(place) < end:
                 batches: dict[TopicPartition, list[Any]] = await consumer.getmany(place, timeout_ms=LOAD_TIMEOUT_MS)
-                for record in batches.get(place, []):
-                    snapshot = RolloutState.FromString(record.value)
-                    states[snapshot.model] = wire.state_from(snapshot)
-                    self._traces.restore(states[snapshot.model], record)
+                newest.update({record.key: record for record in batches.get(place, [])})
         finally:
             await consumer.stop()
+        states: dict[str, ModelState] = {}
+        for record in newest.values():
+            snapshot = RolloutState.FromString(record.value)
+            states[snapshot.model] = wire.state_from(snapshot)
+            self._traces.restore(states[snapshot.model], record)
         return states
 
 

@@ -74,6 +74,8 @@ def _resume(state: ModelState, rollout: Rollout, event: CommandGiven) -> Decisio
 def _promote(state: ModelState, rollout: Rollout, event: CommandGiven) -> Decision:
     if rollout.breached_guard:
         return ignored(state, f"it has breached {rollout.breached_guard}; a new rollout is needed")
+    if rollout.phase is Phase.SETTLING and not state.ready_endpoint(rollout.candidate):
+        return ignored(state, f"the server of {rollout.candidate} is not ready, and stable answers in its place")
     if rollout.phase is Phase.SETTLING:
         why = f"{event.actor} ended the rollback window"
         return progress.close(state, Phase.PROMOTED, why, event.time_s, event.cause)

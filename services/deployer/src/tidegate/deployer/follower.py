@@ -8,17 +8,21 @@ from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from tidegate.contracts.codec import Event, InvalidEvent, decode
 from tidegate.contracts.topics import ROLLOUTS, ROUTES
 from tidegate.core.clock import utc_now
-from tidegate.core.kafka_access import client_options
+from tidegate.core.errors import Unavailable
+from tidegate.core.kafka_access import client_options, explain
 from tidegate.core.settings import KafkaSettings
 from tidegate.deployer.agents import ApplyRoute
 from tidegate.deployer.store import RolloutBook
 from tidegate.v1.rollout_events_pb2 import RolloutStep, RouteTable
 
 POLL_MS: Final = 500
+# The client can wait for ever where a broker dies at the wrong moment.
+CATCH_UP_WITHIN_S: Final = 120.0
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +44,25 @@ class Follower:
         )
 
     async def catch_up(self) -> None:
-        """Read to the end of today, then apply the newest table of each model at once."""
+        """Read to the end of today, then apply the newest table of each model at once.
+
+        Raises:
+            Unavailable: The broker is away, or dies meanwhile.
+
+        """
+        try:
+            async with asyncio.timeout(CATCH_UP_WITHIN_S):
+                await self._read_to_the_end()
+        except KafkaError as error:
+            raise await explain(self._kafka, error) from error
+        except TimeoutError as error:
+            message = f"the routes were not read in {CATCH_UP_WITHIN_S:.0f} s"
+            raise Unavailable(message, code="BROKER_UNAVAILABLE") from error
+        for table, event in self._tables.values():
+            self._apply_route(table, event.time)
+        self._tables.clear()
+
+    async def _read_to_the_end(self) -> None:
         await self._consumer.start()
         places = [
             TopicPartition(topic.full_name(self._kafka.topic_prefix), partition)
@@ -56,9 +78,6 @@ class Follower:
                     self._tables[event.message.model] = (event.message, event)
                 else:
                     self._follow(event)
-        for table, event in self._tables.values():
-            self._apply_route(table, event.time)
-        self._tables.clear()
 
     async def run(self) -> None:
         """Follow until cancelled."""

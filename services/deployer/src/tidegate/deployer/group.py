@@ -8,13 +8,14 @@ from typing import Any, Final
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaError
 
 from tidegate.contracts.codec import Event, InvalidEvent, Record, decode
 from tidegate.contracts.principals import DEPLOYER_PRINCIPAL
 from tidegate.contracts.topics import COMMANDS, MONITORING, REGISTRY, ROLLOUTS, VALIDATION
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
-from tidegate.core.kafka_access import client_options
+from tidegate.core.kafka_access import client_options, explain
 from tidegate.core.metrics import Handling
 from tidegate.core.settings import KafkaSettings
 from tidegate.core.streams import exit_unexpected, retrying, set_aside
@@ -51,6 +52,8 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         self._handling = {name: Handling(name) for name in (one.full_name(kafka.topic_prefix) for one in INPUTS)}
         self._taken = asyncio.Event()
         self._is_fresh = False
+        # Counts what was revoked: what was fetched before must not reach the workers after.
+        self._generation = 0
         self._ticked_s = 0.0
         self._forwarding: set[asyncio.Task[None]] = set()
         self.host: LiveHost | None = None
@@ -68,8 +71,8 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def start(self) -> None:
         """Join the group."""
-        self._ticked_s = asyncio.get_running_loop().time()
         await self._consumer.start()
+        self._ticked_s = asyncio.get_running_loop().time()
         self._consumer.subscribe([topic.full_name(self._kafka.topic_prefix) for topic in INPUTS], listener=self)
 
     async def stop(self) -> None:
@@ -82,12 +85,20 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._taken.wait()
 
     async def run(self) -> None:
-        """Hand every input to the worker of its partition, until cancelled."""
+        """Hand every input to the worker of its partition, until cancelled.
+
+        Raises:
+            Refused: The broker does not let us join the group.
+
+        """
         while True:
-            await self._taken.wait()
-            if self._is_fresh:
-                await self._seek_to_committed()
-            batches = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+            if self._taken.is_set() and self._is_fresh:
+                await self._begin_where_the_last_one_ended()
+            # Also while nothing is ours: the client does not join again for somebody who asks for nothing.
+            try:
+                batches = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+            except KafkaError as error:
+                raise await explain(self._kafka, error) from error
             # What was fetched before a rebalance is fetched again by whoever owns it now.
             if self._taken.is_set() and not self._is_fresh:
                 await self._deliver(batches)
@@ -142,14 +153,16 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
         """Stop deciding before others begin."""
         log.info("partitions revoked", partitions=sorted({place.partition for place in revoked}))
+        self._generation += 1
         self._taken.clear()
         await self._stop_workers()
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         """Take every partition that we got; its offsets are read only after its predecessor is fenced."""
         try:
-            for partition in sorted({place.partition for place in assigned}):
-                await asyncio.wait_for(self._take(partition), TAKE_WITHIN_S)
+            async with asyncio.timeout(TAKE_WITHIN_S):
+                # Side by side: the group hears nothing of us meanwhile, and waits for no longer than a session.
+                await asyncio.gather(*(self._take(partition) for partition in {place.partition for place in assigned}))
         except Exception:
             # The client would log it and go on, and nobody would decide about what is ours.
             log.exception("the partitions could not be taken, the process ends")
@@ -174,6 +187,14 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def _has_stalled(self) -> bool:
         return asyncio.get_running_loop().time() - self._ticked_s > STALLED_S
+
+    async def _begin_where_the_last_one_ended(self) -> None:
+        try:
+            async with asyncio.timeout(TAKE_WITHIN_S):
+                await self._seek_to_committed()
+        except TimeoutError:
+            log.exception("where the last decision ended could not be read, the process ends")
+            exit_unexpected()
 
     async def _seek_to_committed(self) -> None:
         """Begin where the last transaction ended, read after every predecessor is fenced."""
@@ -204,9 +225,12 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         self._handling[place.topic].done((place.partition, offset))
 
     async def _deliver(self, batches: dict[TopicPartition, list[Any]]) -> None:
+        generation = self._generation
         for place, records in batches.items():
             for record in records:
                 await self._deliver_one(place, record)
+                if generation != self._generation:
+                    return
 
     async def _deliver_one(self, place: TopicPartition, record: Any) -> None:
         worker = self._workers.get(place.partition)
@@ -221,15 +245,18 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
                 headers=record.headers,
                 received_time=utc_now(),
             )
+            meaning = _core_event(event)
         except InvalidEvent as error:
             await self._set_aside(record, error)
-            await worker.put(Item(model="", event=None, source=place, offset=record.offset))
+            # While the broker was away somebody else may have got the partition, with what comes after this one.
+            if self._workers.get(place.partition) is worker:
+                await worker.put(Item(model="", event=None, source=place, offset=record.offset))
             return
         self._handling[place.topic].take((place.partition, record.offset), event.time)
         await worker.put(
             Item(
                 model=event.subject,
-                event=_core_event(event),
+                event=meaning,
                 cause_id=event.id,
                 correlation_id=event.correlation_id,
                 source=place,
@@ -248,7 +275,13 @@ def _core_event(event: Event) -> core.Event | None:
     """Return what an event means to the core; what we said ourselves on the rollouts topic means nothing."""
     if isinstance(event.message, RouteApplied) and event.source != PROXIES_SOURCE:
         return None
-    return wire.core_event(event, utc_now().timestamp())
+    try:
+        return wire.core_event(event, utc_now().timestamp())
+    except (KeyError, ValueError) as error:
+        # Readable, and of another release: a verb or a strategy that this one does not know.
+        raise InvalidEvent(
+            "EVENT_NOT_UNDERSTOOD", f"{event.type} says what this release does not know: {error}"
+        ) from error
 
 
 async def _run(worker: PartitionWorker) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,6 +59,7 @@ class LiveHost:
         address: str,
         runtime: str,
         load_timeout_s: float,
+        drain_s: float,
         wanted: Callable[[], Iterable[Wanted]],
         owns: Callable[[str], bool],
         tell: Callable[[Seen], None],
@@ -67,11 +68,13 @@ class LiveHost:
         self._stub = ModelHostServiceStub(self._channel)
         self._runtime = runtime
         self._load_timeout_s = load_timeout_s
+        self._drain_s = drain_s
         self._wanted = wanted
         self._owns = owns
         self._tell = tell
         self._told: dict[str, Seen] = {}
         self._retried_s: dict[str, float] = {}
+        self._unwanted_s: dict[str, float] = {}
         self._retold_s = 0.0
         self._wake = asyncio.Event()
 
@@ -114,11 +117,24 @@ class LiveHost:
             else:
                 await self._look(one, server)
         self._forget_unwanted(wanted.keys())
-        for server_id, server in running.items():
-            if server_id not in wanted and self._owns(server.spec.model):
-                await self._stop(server_id)
+        for server_id in self._drained(running, wanted.keys()):
+            await self._stop(server_id)
         settled = (pb.SERVER_STATE_READY, pb.SERVER_STATE_FAILED)
         return any(server_id not in running or running[server_id].state not in settled for server_id in wanted)
+
+    def _drained(self, running: Mapping[str, pb.Server], wanted: Collection[str]) -> list[str]:
+        """Return our servers that nobody has wanted for ``drain_s``.
+
+        The proxies send them no new requests; one that was under way may still be tried again there.
+        """
+        now_s = asyncio.get_running_loop().time()
+        unwanted = [
+            server_id
+            for server_id, server in running.items()
+            if server_id not in wanted and self._owns(server.spec.model)
+        ]
+        self._unwanted_s = {server_id: self._unwanted_s.get(server_id, now_s) for server_id in unwanted}
+        return [server_id for server_id, since_s in self._unwanted_s.items() if now_s - since_s >= self._drain_s]
 
     def _forget_unwanted(self, wanted: Collection[str]) -> None:
         """Tell everything anew now and then, and at once what is wanted again: listeners forget unwanted servers."""

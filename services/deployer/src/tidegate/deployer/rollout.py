@@ -217,8 +217,10 @@ _Rule = Callable[[ModelState, Ticked], Decision | None]
 
 def _past_deadline(state: ModelState, event: Ticked) -> Decision | None:
     rollout = state.rollout
-    settled = {Phase.SETTLING, Phase.ROLLING_BACK}
-    if rollout is None or rollout.phase in settled or event.time_s - rollout.began_s < rollout.policy.deadline_s:
+    if rollout is None or event.time_s - rollout.began_s < rollout.policy.deadline_s:
+        return None
+    if (rollout.resume_phase or rollout.phase) in {Phase.SETTLING, Phase.ROLLING_BACK}:
+        # It has come to its end in time; a pause or a silent monitor does not take that back.
         return None
     if rollout.has_traffic and rollout.stable is None:
         # The only version stays in service: there is nothing to go back to.

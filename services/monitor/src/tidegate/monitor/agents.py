@@ -22,7 +22,7 @@ from tidegate.contracts.codec import Event, derived_event_id, timed_event_id
 from tidegate.contracts.names import parse_version
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
-from tidegate.core.errors import Unavailable
+from tidegate.core.errors import InvalidInput, Unavailable
 from tidegate.core.tracing import TraceMemory
 from tidegate.monitor import wire
 from tidegate.monitor.judges.evidence import evidence
@@ -35,7 +35,7 @@ from tidegate.monitor.rollouts import Fit, ModelState, Rollout, RouteFacts
 from tidegate.monitor.settings import MonitorSettings
 from tidegate.monitor.store import SnapshotStore
 from tidegate.v1.monitoring_events_pb2 import MetricReport, PredictionBatch
-from tidegate.v1.rollout_events_pb2 import RolloutStep
+from tidegate.v1.rollout_events_pb2 import Phase, RolloutStep
 
 HELD_BATCHES_MAX: Final = 256
 _FINDINGS: Final = {"MetricBreach": "breach", "EvidenceReached": "evidence_reached"}
@@ -121,6 +121,7 @@ class Judging:
         """Handle one event of ``rollouts`` or ``predictions``.
 
         Raises:
+            InvalidInput: A step says what this release does not know.
             Unavailable: The broker is away; nothing has changed.
 
         """
@@ -170,6 +171,9 @@ class Judging:
         return self._models.get(event.subject) or ModelState(model=event.subject, partition=event.partition)
 
     async def _handle_step(self, event: Event, message: RolloutStep) -> None:
+        if message.phase not in Phase.values():
+            why = f"phase {message.phase} is none that this release knows"
+            raise InvalidInput(why, code="EVENT_NOT_UNDERSTOOD", field="phase")
         facts = wire.step_facts(event, message, step_requests_min=self._settings.step_requests_min)
         before = self._state(event)
         after = before.after_step(facts)
@@ -191,7 +195,8 @@ class Judging:
         if all(one.event.id != event.id for one in held):
             held.append(Held(event=event, message=message, since=asyncio.get_running_loop().time()))
         if len(held) > HELD_BATCHES_MAX:
-            held.popleft()
+            lost = held.popleft().message
+            log.warning("too many batches wait for their step, the oldest is dropped", model=lost.model)
         await self._drain(event.subject)
 
     async def _drain(self, model: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -26,6 +27,7 @@ from tidegate.monitor.rollouts import ModelState, read_model_state
 
 FETCH_TIMEOUT_MS: Final = 500
 LOAD_TIMEOUT_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +68,8 @@ class SnapshotStore:
         """
         consumer = AIOKafkaConsumer(**client_options(self._kafka), enable_auto_commit=False)
         try:
-            await consumer.start()
             async with asyncio.timeout(LOAD_TIMEOUT_S):
+                await consumer.start()
                 newest = await self._read_to_end(consumer, TopicPartition(self._topic, partition))
         except KafkaError as error:
             raise await explain(self._kafka, error) from error
@@ -76,7 +78,9 @@ class SnapshotStore:
                 f"{self._topic}/{partition} was not read in {LOAD_TIMEOUT_S:.0f} s", code="BROKER_UNAVAILABLE"
             ) from error
         finally:
-            await consumer.stop()
+            # Nothing of it is needed any more, and it too can wait for a broker that has gone.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(consumer.stop(), STOP_TIMEOUT_S)
         return [_snapshot_of(record) for record in newest.values()]
 
     async def _read_to_end(self, consumer: AIOKafkaConsumer, where: TopicPartition) -> dict[bytes, Any]:

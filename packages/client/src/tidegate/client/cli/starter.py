@@ -45,4 +45,4 @@ def init(
         return
     out = console()
     out.print(f"made {', '.join(FILES)} in {folder}", markup=False)
-    out.print(f"next: cd {folder}; tidegate up; tidegate policy apply policy.yaml; python train.py", markup=False)
+    out.print(f"next: cd {folder}; tidegate policy apply policy.yaml; python train.py (if no stack runs yet: tidegate up)", markup=False)
