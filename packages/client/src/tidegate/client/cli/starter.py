@@ -45,4 +45,7 @@ def init(
         return
     out = console()
     out.print(f"made {', '.join(FILES)} in {folder}", markup=False)
-    out.print(f"next: cd {folder}; tidegate policy apply policy.yaml; python train.py (if no stack runs yet: tidegate up)", markup=False)
+    out.print(
+        f"next: cd {folder}; tidegate policy apply policy.yaml; python train.py (if no stack runs yet: tidegate up)",
+        markup=False,
+    )
