@@ -1,4 +1,4 @@
-"""Who may write what: the design's own table, and the grants that follow from it."""
+"""Who may write what: the topic table, and the grants that follow from it."""
 
 import pytest
 
