@@ -79,6 +79,25 @@ def artifact_of(world, reference: str) -> bytes:
         answer.release_conn()
 
 
+def no_longer_candidate(world, version: str) -> None:
+    """Wait until the registry has followed the rollout of ``version`` to its end."""
+    world.log.wait_for(
+        f"{version} no longer candidate",
+        lambda event: (
+            event.type == "AliasMoved"
+            and event.message.alias == "candidate"
+            and not event.message.HasField("version")
+            and format_version(event.message.previous_version) == version
+        ),
+    )
+
+
+def moves_of(world, alias: str) -> list[str]:
+    """Return where an alias moved, in order; empty = it was removed."""
+    moves = [move for move in world.log.of_type("AliasMoved", MODEL) if move.alias == alias]
+    return [format_version(move.version) if move.HasField("version") else "" for move in moves]
+
+
 def test_all_that_was_kept_is_destroyed_and_comes_back(world, flights):
     folder = world.folder / "backups"
     first, second = train_logistic_regression(flights), train_gradient_boosting(flights)
@@ -90,10 +109,7 @@ def test_all_that_was_kept_is_destroyed_and_comes_back(world, flights):
         assert made.returncode == 0, made.stderr
         assert world.publishes(second) == "1.1.0"
         world.reaches("1.1.0", pb.PHASE_PROMOTED, deadline_s=LATE_S)
-        world.log.wait_for(
-            "stable at 1.1.0",
-            lambda event: event.type == "AliasMoved" and format_version(event.message.version) == "1.1.0",
-        )
+        no_longer_candidate(world, "1.1.0")
 
         destroy_everything_kept(world)
         done = tidegate(world, "restore", folder, "--json")
@@ -104,6 +120,7 @@ def test_all_that_was_kept_is_destroyed_and_comes_back(world, flights):
 
         # Lookups, downloads and aliases are right; the version after the backup is there.
         assert world.stable() == "1.1.0"
+        assert [each.alias for each in world.client.get_model(MODEL).aliases] == ["stable"]
         assert artifact_of(world, f"{MODEL}@1.0.0") == first.onnx
         versions = {format_version(one.registered.version) for one in world.client.list_versions(MODEL)}
         assert versions == {"1.0.0", "1.1.0"}
@@ -120,6 +137,10 @@ def test_all_that_was_kept_is_destroyed_and_comes_back(world, flights):
         # The next number is a new one, and is delivered.
         assert world.publishes(replace(second, name="gradient boosting, again")) == "1.1.1"
         world.reaches("1.1.1", pb.PHASE_PROMOTED, deadline_s=LATE_S)
+        no_longer_candidate(world, "1.1.1")
         world.no_request_failed()
+    # Each rollout moved the aliases once: steps that were read again after the restore moved nothing.
+    assert moves_of(world, "stable") == ["1.0.0", "1.1.0", "1.1.1"]
+    assert moves_of(world, "candidate") == ["1.0.0", "", "1.1.0", "", "1.1.1", ""]
     registered = [format_version(one.version) for one in world.log.of_type("ModelRegistered", MODEL)]
     assert registered == ["1.0.0", "1.1.0", "1.1.1"]

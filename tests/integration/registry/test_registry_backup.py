@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -23,6 +23,7 @@ from registrations import MODEL, event, publish, training
 
 from tidegate.contracts.names import format_version, parse_version
 from tidegate.core.bus import create_topics
+from tidegate.core.errors import Unavailable
 from tidegate.registry import operations
 from tidegate.v1 import registry_service_pb2 as api
 from tidegate.v1.events_pb2 import ModelBlessed
@@ -162,8 +163,9 @@ async def test_what_came_after_the_backup_is_learnt_from_the_topics(site, tmp_pa
     number = later.name.rpartition("/")[2]
     blessed = ModelBlessed(model=MODEL, version=parse_version(number))
     await site.producer.publish(event(blessed, source="tidegate/validator", sequence=9))
-    await step(site, Phase.PHASE_SETTLING, number, 3, "1.0.0")
-    await step(site, Phase.PHASE_PROMOTED, number, 4, "1.0.0")
+    phases = ("STEPPING", "STEPPING", "SETTLING", "HOLDING", "SETTLING", "PROMOTED")
+    for sequence, phase in enumerate(phases, start=3):
+        await step(site, Phase.Value(f"PHASE_{phase}"), number, sequence, "1.0.0")
     alias = api.SetAliasRequest(parent=PARENT, alias="golden", version=parse_version("1.0.0"), request_id="a-1")
     await site.stub.SetAlias(alias)
     policy = Policy(model=MODEL)
@@ -215,6 +217,14 @@ async def test_what_came_after_the_backup_is_learnt_from_the_topics(site, tmp_pa
     assert sorted(registered) == sorted(set(registered))
     assert format_version(by_topic.message.version) in registered
     assert {one.type for one in site.events[told_before:]} <= {"ModelRegistered", "RegistrationDuplicate"}
+    # Nor did a step that was read again move anything: the first move is that of the next rollout.
+    await step(site, Phase.PHASE_STARTING, fresh.name.rpartition("/")[2], 9, number)
+    wanted |= {"candidate": fresh.name.rpartition("/")[2]}
+    await site.until(lambda: _is(aliases(site), wanted), what="the next candidate")
+    (moved,) = await site.until(
+        lambda: [one for one in site.events[told_before:] if one.type == "AliasMoved"], what="its alias moved"
+    )
+    assert format_version(moved.message.version) == wanted["candidate"]
 
 
 async def test_without_any_backup_the_topics_bring_the_rows_back(site):
@@ -269,17 +279,88 @@ async def test_a_new_bus_goes_on_and_hears_of_the_stable_version_if_asked(site, 
     assert (await command(site, "backup", folder)).code == 0
     await site.stop()
     destroy_database(site)
+    # The bus of the backup knows them: there is nothing to announce, and nothing is begun.
+    refused = await command(site, "restore", folder, "--announce")
+    assert (refused.code, "NOTHING_TO_ANNOUNCE: the bus" in refused.error) == (1, True), refused.error
+    assert not _rows(site, "versions")
 
     new_bus = site.kafka.model_copy(update={"topic_prefix": f"{site.kafka.topic_prefix}-new"})
     await asyncio.to_thread(create_topics, new_bus)
     site.kafka = new_bus
     done = (await command(site, "restore", folder, "--announce", "--json")).document
-    assert (done["learnt"], done["missing"]) == ([], {})
+    assert (done["learnt"], done["missing"], done["announced"]) == ([], {}, [f"{MODEL}@1.0.1"])
     await site.start()
     assert await aliases(site) == {"stable": "1.0.1"}
     assert (await register(site, "three")).name == f"{PARENT}/versions/1.0.2"
     told = await asyncio.to_thread(_registered_on, new_bus, 2)
     assert told == ["1.0.1", "1.0.2"]
+
+
+async def test_without_a_stable_version_there_is_nothing_to_announce(site, tmp_path):
+    await site.start()
+    await register(site, "one")
+    assert (await command(site, "backup", tmp_path)).code == 0
+    await site.stop()
+    refused = await command(site, "restore", tmp_path, "--announce", "--overwrite")
+    assert (refused.code, "has no stable version to announce" in refused.error) == (1, True), refused.error
+
+
+def _rows(site, table: str) -> list[tuple]:
+    with closing(sqlite3.connect(site.data_dir / "registry.sqlite3")) as connection:
+        known = connection.execute("SELECT name FROM sqlite_master WHERE name = ?", (table,)).fetchall()
+        return connection.execute(f"SELECT * FROM {table}").fetchall() if known else []
+
+
+async def test_a_restore_says_what_it_could_not_learn_and_why(site, tmp_path):
+    await site.start()
+    await register(site, "one")
+    assert (await command(site, "backup", tmp_path)).code == 0
+    await site.stop()
+    # Without the bus the database is restored, and the registry catches up when it starts.
+    away = {"TIDEGATE_KAFKA_BOOTSTRAP": "127.0.0.1:1"}
+    later = await command(site, "restore", tmp_path, "--overwrite", environment=away)
+    assert (later.code, "BROKER_UNAVAILABLE: " in later.out) == (0, True), later.out + later.error
+    # Anything else must be mended first.
+    error = Unavailable("a registry is in it still", code="GROUP_IN_USE")
+    with patch("tidegate.registry.backup.restoring.catch_up", side_effect=error):
+        failed = await command(site, "restore", tmp_path, "--overwrite")
+    assert failed.code == 1
+    assert "GROUP_IN_USE: the database holds the backup" in failed.error
+
+
+async def test_the_same_request_mends_what_its_version_has_lost(site):
+    await site.start()
+    version = await register(site, "one", request_id="run-1")
+    data = download(site, version.registered.artifact.uri)
+    destroy_objects(site)
+    again = api.RegisterVersionRequest(training=training(site, "one", request_id="run-1"))
+    answer = (await site.stub.RegisterVersion(again)).version
+    assert (answer.name, download(site, answer.registered.artifact.uri)) == (version.name, data)
+    # If its sources are gone as well, it still gets its answer.
+    destroy_objects(site)
+    assert (await site.stub.RegisterVersion(again)).version.name == version.name
+
+
+async def test_what_was_acknowledged_is_on_the_bus_when_the_registry_has_stopped(site):
+    await site.start()
+    acknowledged = []
+
+    async def go_on(worker: int) -> None:
+        try:
+            for number in range(1000):
+                version = await register(site, f"{worker}-{number}")
+                acknowledged.append(version.name.rpartition("/")[2])
+        except grpc.aio.AioRpcError:
+            return
+
+    workers = [asyncio.create_task(go_on(number)) for number in range(4)]
+    await site.until(lambda: len(acknowledged) > 10, what="registrations")
+    assert await site.stop() == 0
+    await asyncio.gather(*workers)
+    with closing(sqlite3.connect(site.data_dir / "registry.sqlite3")) as connection:
+        assert connection.execute("SELECT event_id FROM outbox WHERE NOT published").fetchall() == []
+    for version in acknowledged:
+        await seen(site, "ModelRegistered", version)
 
 
 def _registered_on(kafka, count: int) -> list[str]:
@@ -375,7 +456,12 @@ async def test_rubbish_is_refused_and_changes_nothing(site, tmp_path):
     # Nothing of all this left a trace: the backup is restored, and overwrites only when told.
     assert (await command(site, "restore", folder)).code == 0
     await refused("is not empty")
-    assert (await command(site, "restore", folder, "--overwrite")).code == 0
+    done = await command(site, "restore", folder, "--overwrite")
+    assert done.code == 0, done.error
+    (aside,) = site.data_dir.glob("before-restore-*.sqlite3")
+    assert f"what was there before is in {aside}" in done.out
+    with closing(sqlite3.connect(aside)) as connection:
+        assert connection.execute("SELECT count(*) FROM versions").fetchall() == [(1,)]
 
 
 async def test_a_newer_schema_and_a_running_registry_are_refused(site, tmp_path):

@@ -113,8 +113,10 @@ def test_a_copy_goes_from_either_database_to_either(url, server, tmp_path, direc
             register(connection, 3)
             with pytest.raises(FailedPrecondition, match="5 rows in outbox"):
                 load_snapshot(copy, connection, overwrite=False)
+            with pytest.raises(FailedPrecondition, match="5 events that were acknowledged"):
+                load_snapshot(copy, connection, overwrite=True)
     with target.writing() as connection:
-        load_snapshot(copy, connection, overwrite=same)
+        load_snapshot(copy, connection, overwrite=same, discard_unpublished=same)
     with target.reading() as connection:
         after = read_version(connection, MODEL, "stable")
         assert (after.registered, after.create_time) == (before.registered, before.create_time)

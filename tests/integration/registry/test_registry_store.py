@@ -138,6 +138,19 @@ async def test_an_outage_of_the_broker_only_delays(store):
     assert await relay.publish_batch() == 2
 
 
+async def test_what_waits_leaves_before_the_end_but_does_not_delay_it_for_ever(store):
+    broker = Broker()
+    await put(store, *(str(number) for number in range(5)))
+    relay = OutboxRelay(store, broker, topic_prefix="t", bus="b")
+    broker.failures = 1_000_000
+    async with asyncio.timeout(60):
+        await relay.drain(0.2)
+    assert broker.ids == []
+    broker.failures = 0
+    await relay.drain(60)
+    assert len(broker.ids) == 5
+
+
 async def test_new_rows_wake_the_relay(store):
     broker = Broker()
     running = asyncio.create_task(OutboxRelay(store, broker, topic_prefix="t", bus="b").run())

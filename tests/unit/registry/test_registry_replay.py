@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, select, update
 
-from tidegate.contracts.codec import decode
+from tidegate.contracts.codec import Event, decode
+from tidegate.contracts.topics import POLICIES, REGISTRY
 from tidegate.core.errors import FailedPrecondition
 from tidegate.core.policy import default_policy
+from tidegate.registry.agents import RegistryAgents
 from tidegate.registry.aliases import AliasMove, move_alias
 from tidegate.registry.backup.snapshot import load_snapshot, write_snapshot
 from tidegate.registry.catalog import insert_version, read_policy
+from tidegate.registry.lost_tail import tell_again, told_events
 from tidegate.registry.policies import apply_policy
 from tidegate.registry.positions import ANNOUNCE, BUS, join_bus, read_fact, write_fact
 from tidegate.registry.reannouncement import announce_stable
-from tidegate.registry.replay import Replayed, replay
+from tidegate.registry.replay import Replayed, count_handled_step, replay
 from tidegate.registry.schema import migrate_to, read_revision
-from tidegate.registry.store import Cause, Store, add_event, advance_sequence, next_sequence
+from tidegate.registry.store import (
+    Cause,
+    Store,
+    add_event,
+    advance_sequence,
+    mark_consumed,
+    next_sequence,
+    was_consumed,
+)
 from tidegate.registry.tables import aliases, models, outbox, policies, sequences, versions
 from tidegate.registry.versioning import Verdict
 from tidegate.v1.events_pb2 import ModelRegistered
+from tidegate.v1.rollout_events_pb2 import Phase, RolloutStep
 from tidegate.v1.values_pb2 import Version
 
 MODELS = ("red", "blue")
@@ -193,6 +206,117 @@ def test_on_another_bus_the_others_count_anew(store):
         assert join_bus(connection, "second")
         assert advance_sequence(connection, "red", "tidegate/deployer", 1)
         assert read_fact(connection, BUS) == "second"
+
+
+def test_on_another_bus_nothing_counts_as_handled(store):
+    with store.writing() as connection:
+        join_bus(connection, "first")
+        act(connection)
+        connection.execute(update(outbox).where(outbox.c.id > 2).values(published=True))
+        waiting = connection.execute(select(outbox.c.event_id).where(outbox.c.published.is_(False))).scalars().all()
+        # An outsider's event without an id is named by its offset, which comes again on another bus.
+        mark_consumed(connection, "training/0/0")
+        join_bus(connection, "first")
+        assert was_consumed(connection, "training/0/0")
+        join_bus(connection, "second")
+        assert not was_consumed(connection, "training/0/0")
+        left = connection.execute(select(outbox)).all()
+        # What waits is still sent, under ids that no event of the new bus can bring about.
+        assert len(left) == len(waiting) == 2
+        assert not {row.event_id for row in left} & set(waiting)
+        assert [dict(json.loads(row.headers))["ce_id"] for row in left] == [row.event_id for row in left]
+        assert not any(row.published for row in left)
+
+
+PHASES = ("PENDING", "STARTING", "STEPPING", "STEPPING", "SETTLING", "HOLDING", "SETTLING")
+
+
+def rollouts() -> list[Event]:
+    """Return the steps of three rollouts: promoted, rolled back after 100 %, and promoted."""
+    steps = []
+    for pipeline, stable, end in ((0, None, "PROMOTED"), (1, 0, "ROLLED_BACK"), (2, 0, "PROMOTED")):
+        for phase in (*PHASES, end):
+            step = RolloutStep(
+                rollout_id=f"r{pipeline}", model="red", sequence=len(steps) + 1, phase=Phase.Value(f"PHASE_{phase}")
+            )
+            step.candidate.CopyFrom(Version(major=1, pipeline=pipeline))
+            if stable is not None:
+                step.stable.CopyFrom(Version(major=1, pipeline=stable))
+            steps.append(
+                Event(
+                    message=step,
+                    id=f"step {step.sequence}",
+                    source="tidegate/deployer",
+                    time=datetime(2026, 1, 1, tzinfo=UTC),
+                    subject="red",
+                    correlation_id="c",
+                    sequence=step.sequence,
+                )
+            )
+    return steps
+
+
+@pytest.mark.parametrize("known", [0, 2, 5])
+async def test_steps_that_are_read_again_move_no_alias(tmp_path, store, known):
+    with store.writing() as connection:
+        for pipeline in range(3):
+            register(connection, "red", pipeline)
+    for step in rollouts():
+        await RegistryAgents(store, None).on_rollout(step)
+    with store.reading() as connection:
+        told = events_of(connection, compacted=False)
+        whole = state_of(connection)
+    assert [dict(row)["alias"] for row in whole["aliases"]] == ["stable"]
+    behind = fresh(tmp_path / "behind.sqlite3")
+    with behind.writing() as connection:
+        for event in told[:known]:
+            replay(connection, event)
+        for event in told:
+            replay(connection, event)
+        for step in rollouts():
+            count_handled_step(connection, step)
+    for step in rollouts():
+        await RegistryAgents(behind, None).on_rollout(step)
+    with behind.reading() as connection:
+        assert state_of(connection) == whole
+        assert connection.execute(select(outbox)).all() == []
+    # A step that nobody followed yet moves them still.
+    newest = rollouts()[-1]
+    newest.message.phase = Phase.PHASE_ABORTED
+    await RegistryAgents(behind, None).on_rollout(replace(newest, id="new", sequence=newest.sequence + 1))
+    with behind.reading() as connection:
+        assert len(connection.execute(select(outbox)).all()) == 1
+    behind.close()
+
+
+def test_what_a_topic_lost_is_told_again(store):
+    with store.writing() as connection:
+        act(connection)
+        connection.execute(update(outbox).values(published=True))
+        told = told_events(connection, REGISTRY)
+        policies_told = told_events(connection, POLICIES)
+        assert len(told) + 6 == len(connection.execute(select(outbox)).all())
+        # Compaction keeps the last policy of each model.
+        assert len(policies_told) == len(MODELS)
+        lost = sorted(told)[:2]
+        tell_again(connection, lost)
+        waiting = connection.execute(select(outbox.c.event_id).where(outbox.c.published.is_(False))).scalars().all()
+        assert sorted(waiting) == lost
+        assert told_events(connection, REGISTRY) == told - set(lost)
+
+
+def test_acknowledged_events_are_not_lost_by_overwriting(tmp_path, store):
+    copy = tmp_path / "copy.sqlite3"
+    write_snapshot(store, copy)
+    with store.writing() as connection:
+        act(connection)
+        waiting = len(connection.execute(select(outbox)).all())
+        with pytest.raises(FailedPrecondition, match=f"holds {waiting} events that were acknowledged") as caught:
+            load_snapshot(copy, connection, overwrite=True)
+        assert caught.value.code == "TARGET_UNPUBLISHED"
+        assert len(connection.execute(select(outbox)).all()) == waiting
+        load_snapshot(copy, connection, overwrite=True, discard_unpublished=True)
+        assert connection.execute(select(outbox)).all() == []
 
 
 def test_a_copy_of_an_older_schema_is_brought_forward(tmp_path):

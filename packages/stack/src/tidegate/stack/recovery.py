@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +11,21 @@ from typing import Annotated, Final
 
 import typer
 
-from tidegate.core.errors import FailedPrecondition
+from tidegate.core.errors import FailedPrecondition, Unavailable
 from tidegate.stack import record
 from tidegate.stack.cli import AsJson, Directory, chosen_directory, errors_told
 from tidegate.stack.environment import clean_environment
 from tidegate.stack.object_store import ensure_credentials
 from tidegate.stack.parts import furnish, parts
 from tidegate.stack.stack import Stack
-from tidegate.stack.startup import wait_until_ready, wait_until_stopped
+from tidegate.stack.startup import POLL_S, STOPPED_S, wait_until_ready
+from tidegate.stack.supervisor import Supervisor
 
 REGISTRY: Final = "registry"
 # The script of a part hands arguments on since this line ends it.
 TAKES_ARGUMENTS: Final = '"$@"'
+# States that the supervisor does not end by itself.
+STILL: Final = frozenset({"STOPPED", "FATAL"})
 Folder = Annotated[Path, typer.Argument(help="Folder of the backups; they share what they have in common.")]
 
 
@@ -50,13 +54,24 @@ def restore(
     directory: Directory = None,
     name: Annotated[str, typer.Option("--backup", help="Name of the backup (default: the newest).")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a registry that is not empty.")] = False,
+    discard_unpublished: Annotated[
+        bool,
+        typer.Option(
+            "--discard-unpublished", help="With --overwrite: lose acknowledged events that are not on the bus yet."
+        ),
+    ] = False,
     announce: Annotated[
         bool, typer.Option("--announce", help="On a new event bus: have the stable versions delivered again.")
     ] = False,
     json: AsJson = False,
 ) -> None:
     """Bring a backup back; the registry pauses, traffic and rollouts go on."""
-    flags = {"--overwrite": overwrite, "--announce": announce, "--json": json}
+    flags = {
+        "--overwrite": overwrite,
+        "--discard-unpublished": discard_unpublished,
+        "--announce": announce,
+        "--json": json,
+    }
     words = ["restore", str(folder.resolve()), *(["--backup", name] if name else []), *_given(flags)]
     with errors_told():
         stack = Stack(chosen_directory(context, directory))
@@ -113,14 +128,29 @@ def registry_paused(stack: Stack) -> Iterator[None]:
                 f"no stack runs in {layout.root}", code="STACK_NOT_RUNNING", hint="run `tidegate up` first"
             )
         credentials = ensure_credentials(layout.credentials)
-        supervisor.stop_part(REGISTRY)
-        wait_until_stopped(supervisor, REGISTRY)
         try:
+            stand_still(supervisor)
             furnish(plan.ports, credentials)
             yield
         finally:
             supervisor.start_part(REGISTRY)
         wait_until_ready(supervisor, layout, REGISTRY, parts(plan.ports, credentials)[REGISTRY].is_ready)
+
+
+def stand_still(supervisor: Supervisor, *, deadline_s: float = STOPPED_S) -> None:
+    """Return when the registry does not run, and will not by itself.
+
+    Raises:
+        Unavailable: It does still when ``deadline_s`` is over.
+
+    """
+    deadline = time.monotonic() + deadline_s
+    while (state := supervisor.states()[REGISTRY].state) not in STILL:
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{REGISTRY} does not stop (it is {state.lower()})", code="PART_NOT_STOPPED")
+        # One that just ended by itself is started anew by the supervisor: a stop that came between did nothing.
+        supervisor.stop_part(REGISTRY)
+        time.sleep(POLL_S)
 
 
 def _given(flags: dict[str, bool]) -> list[str]:

@@ -26,6 +26,8 @@ from tidegate.stack.supervisor import Supervisor, configuration, script
 
 REPLACED: Final = ("registry", "modelhost", "modelhost-sandbox", "monitor", "validator", "deployer")
 GO_ON: Final = ("kafka", "object-store", "gateway")
+# Prefixes of the variables that a caller may set.
+SETTINGS: Final = ("TIDEGATE_", "OTEL_")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +52,7 @@ def settings_of(scripts: Mapping[str, str], caller: Mapping[str, str]) -> dict[s
     """Return the settings that the services were started with; what the caller says now wins."""
     kept: dict[str, str] = {}
     for name in REPLACED:
-        kept |= {each: value for each, value in exports(scripts.get(name, "")).items() if each.startswith("TIDEGATE_")}
+        kept |= {each: value for each, value in exports(scripts.get(name, "")).items() if each.startswith(SETTINGS)}
     return kept | dict(caller)
 
 
@@ -92,7 +94,10 @@ class Upgrade:
                 self._supervisor.write_script(name, script(wanted[name]))
         if outdated:
             names = ", ".join(outdated)
-            self._reporter.say(f"this release has another {names}: `tidegate down` and `tidegate up` when it suits you")
+            self._reporter.say(
+                f"this release has another {names}: `tidegate down` and `tidegate up` when it suits you; "
+                "until then the folder of the older release must stay, since it is started from there"
+            )
         return Upgraded(replaced=replaced, outdated=outdated)
 
     def _configure(self, programs: Sequence[Program]) -> frozenset[str]:

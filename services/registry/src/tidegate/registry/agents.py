@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 from sqlalchemy import Connection, update
 
-from tidegate.contracts.codec import EVENT_ID_NAMESPACE, Event, derived_event_id
+from tidegate.contracts.codec import Event, derived_event_id
 from tidegate.core.errors import AlreadyExists, InvalidInput
 from tidegate.registry.aliases import apply_step
 from tidegate.registry.catalog import is_version
@@ -22,6 +21,7 @@ from tidegate.registry.store import (
     Store,
     add_event,
     advance_sequence,
+    cause_of,
     mark_consumed,
     next_sequence,
     was_consumed,
@@ -37,7 +37,6 @@ from tidegate.v1.events_pb2 import (
 from tidegate.v1.rollout_events_pb2 import RolloutStep
 from tidegate.v1.values_pb2 import Reason, Version
 
-ID_CHARS_MAX: Final = 200
 # A blessing follows a pass; a pass that comes late takes nothing back.
 _OVERWRITES: Final = {
     "passed": ("unknown", "failed"),
@@ -70,7 +69,7 @@ class RegistryAgents:
         training = event.message
         if not isinstance(training, TrainingCompleted):
             raise InvalidInput(f"{event.type} is not expected on the training topic", code="EVENT_TYPE_UNEXPECTED")
-        cause = _cause(event)
+        cause = cause_of(event)
         if await self._store.read(lambda connection: was_consumed(connection, cause.id)):
             return
         try:
@@ -112,7 +111,7 @@ class RegistryAgents:
         step = event.message
         if not isinstance(step, RolloutStep):
             return
-        cause = _cause(event)
+        cause = cause_of(event)
 
         def move(connection: Connection) -> None:
             if not apply_step(connection, step, cause):
@@ -122,7 +121,7 @@ class RegistryAgents:
 
     async def _once(self, event: Event, model: str, work: _Work) -> None:
         """Do ``work`` unless the event was handled before, or is older than the last of its model and source."""
-        cause = _cause(event)
+        cause = cause_of(event)
 
         def handle(connection: Connection) -> None:
             if was_consumed(connection, cause.id):
@@ -134,14 +133,6 @@ class RegistryAgents:
             work(connection)
 
         await self._store.write(handle)
-
-
-def _cause(event: Event) -> Cause:
-    event_id = event.id
-    if len(event_id) > ID_CHARS_MAX or not event_id.isprintable():
-        # Outsiders choose their ids; ours fit the table.
-        event_id = str(uuid.uuid5(EVENT_ID_NAMESPACE, event_id))
-    return Cause(id=event_id, correlation_id=event.correlation_id, actor=event.source, traceparent=event.traceparent)
 
 
 def _set_validation(connection: Connection, model: str, version: Version, state: str) -> None:

@@ -108,6 +108,20 @@ class ArtifactIntake:
             return True
         return False
 
+    async def has_all(self, uris: Collection[str]) -> bool:
+        """Say whether the store has all these objects.
+
+        Raises:
+            Unavailable: The object store is away.
+
+        """
+        for uri in uris:
+            try:
+                await self._store.size(uri)
+            except NotFound:
+                return False
+        return True
+
     async def _fetch(self, uri: str, path: Path, *, limit_bytes: int, field: str) -> Fetched:
         scheme = urlsplit(uri).scheme
         if scheme == "file":

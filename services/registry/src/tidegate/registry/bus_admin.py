@@ -8,7 +8,13 @@ from typing import Final
 
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError
+from kafka.errors import (
+    IllegalGenerationError,
+    KafkaError,
+    NoError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
 
 from tidegate.contracts.principals import REGISTRY_PRINCIPAL
 from tidegate.contracts.topics import ROLLOUTS, TRAINING, VALIDATION
@@ -18,6 +24,9 @@ from tidegate.core.kafka_access import explain_blocking
 from tidegate.core.settings import KafkaSettings
 
 INPUTS: Final = (TRAINING, VALIDATION, ROLLOUTS)
+
+# What the broker answers to an outsider while the group has members.
+_IN_USE: Final = {UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError}
 
 Offsets = dict[str, dict[int, int]]
 
@@ -31,6 +40,21 @@ def read_bus_id(kafka: KafkaSettings) -> str:
     """
     with _admin(kafka) as admin:
         return f"{admin.describe_cluster()['cluster_id']}/{kafka.topic_prefix}"
+
+
+def read_partitions(kafka: KafkaSettings, topic: str) -> list[int]:
+    """Return the numbers of all partitions of ``topic`` (its full name); blocking.
+
+    Raises:
+        Unavailable: The broker can't be reached, or there is no such topic (code TOPIC_MISSING).
+
+    """
+    with _admin(kafka) as admin:
+        found = {each["name"]: each["partitions"] for each in admin.describe_topics([topic])}
+    numbers = sorted(int(each["partition_index"]) for each in found.get(topic, ()))
+    if not numbers:
+        raise Unavailable(f"the topic {topic} does not exist", code="TOPIC_MISSING", hint="create the topics first")
+    return numbers
 
 
 def read_input_offsets(kafka: KafkaSettings) -> Offsets:
@@ -66,7 +90,8 @@ def has_members(kafka: KafkaSettings) -> bool:
 def rewind_inputs(kafka: KafkaSettings, wanted: Mapping[str, Mapping[int, int]]) -> Offsets:
     """Have the group read its inputs again from ``wanted`` (absent = the beginning), never further on; blocking.
 
-    Returns the offsets that were changed. The group must have no member.
+    Returns the offsets as they are now, which are later ones where a topic's beginning has expired. The group must have
+    no member.
 
     Raises:
         Unavailable: The broker can't be reached, or somebody is in the group still.
@@ -87,20 +112,28 @@ def rewind_inputs(kafka: KafkaSettings, wanted: Mapping[str, Mapping[int, int]])
         for partition, offset in partitions.items()
     }
     with _admin(kafka) as admin:
-        admin.reset_group_offsets(group, specs)
-    left = {
-        (topic, partition)
-        for topic, partitions in read_input_offsets(kafka).items()
-        for partition, committed in partitions.items()
-        if committed > changed.get(topic, {}).get(partition, committed)
-    }
-    if left:
-        raise Unavailable(
-            f"the offsets of the group {group} can't be set back: a registry is in it still",
-            code="GROUP_IN_USE",
-            hint="stop every other registry; one that was killed leaves the group within 10 s",
-        )
-    return changed
+        answers = admin.reset_group_offsets(group, specs)
+        _check_set(group, {each: answer["error"] for each, answer in answers.items()})
+    # What a topic keeps no longer can't be read again: the broker says where it begins now.
+    reached: Offsets = {}
+    for partition, answer in answers.items():
+        reached.setdefault(partition.topic, {})[int(partition.partition)] = int(answer["offset"])
+    return reached
+
+
+def _check_set(group: str, errors: Mapping[TopicPartition, type[KafkaError]]) -> None:
+    refused = {partition: error for partition, error in errors.items() if error is not NoError}
+    if not refused:
+        return
+    told = ", ".join(f"{each.topic}/{each.partition}: {error.__name__}" for each, error in sorted(refused.items()))
+    if not set(refused.values()) <= _IN_USE:
+        error = next(error for error in refused.values() if error not in _IN_USE)
+        raise error(f"the offsets of the group {group} can't be set back ({told})")
+    raise Unavailable(
+        f"the offsets of the group {group} can't be set back, a registry is in it still ({told})",
+        code="GROUP_IN_USE",
+        hint="stop every other registry; one that was killed leaves the group within 10 s",
+    )
 
 
 @contextmanager

@@ -7,24 +7,20 @@ backup, an old disk or nowhere becomes right again. In normal times there is not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
 from sqlalchemy import Connection
 
-from tidegate.contracts.codec import Event, InvalidEvent, decode
+from tidegate.contracts.codec import Event
 from tidegate.contracts.names import version_reference
-from tidegate.contracts.topics import POLICIES, REGISTRY, Topic
-from tidegate.core.clock import utc_now
-from tidegate.core.errors import FailedPrecondition, Unavailable
-from tidegate.core.kafka_access import client_options, explain
+from tidegate.contracts.topics import POLICIES, REGISTRY, ROLLOUTS, Topic
+from tidegate.core.errors import FailedPrecondition
 from tidegate.core.settings import KafkaSettings
 from tidegate.registry.bus_admin import INPUTS, Offsets, read_bus_id, rewind_inputs
+from tidegate.registry.lost_tail import tell_again, told_events
 from tidegate.registry.positions import (
     RESTORED,
     join_bus,
@@ -34,12 +30,10 @@ from tidegate.registry.positions import (
     write_positions,
 )
 from tidegate.registry.reannouncement import announce_stable
-from tidegate.registry.replay import Replayed, replay
+from tidegate.registry.replay import Replayed, count_handled_step, replay
 from tidegate.registry.store import Store
+from tidegate.registry.topic_reader import TopicReader, reading
 from tidegate.v1.events_pb2 import ModelRegistered
-
-BATCH_RECORDS: Final = 500
-POLL_MS: Final = 500
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +45,7 @@ class CaughtUp:
     bus: str
     new_bus: bool = False
     applied: int = 0
-    versions: tuple[ModelRegistered, ...] = ()
+    versions: tuple[str, ...] = ()
     announced: tuple[str, ...] = ()
     rewound: int = 0
 
@@ -69,23 +63,21 @@ async def catch_up(store: Store, kafka: KafkaSettings) -> CaughtUp:
     if new_bus:
         log.warning("this database comes from another Kafka cluster", bus=bus)
     applied = 0
-    versions: list[ModelRegistered] = []
+    versions: list[str] = []
     for topic in (REGISTRY, POLICIES):
-        async with _reading(kafka, topic) as consumer:
-            async for records in _from(consumer, await _begin(store, consumer, bus, topic, kafka)):
-                learnt = await _learn(store, bus, topic.full_name(kafka.topic_prefix), records)
-                applied += len(learnt)
-                versions += [event.message for event in learnt if isinstance(event.message, ModelRegistered)]
+        async with reading(kafka, topic) as reader:
+            count, references = await _learn_topic(store, bus, topic, reader)
+        applied += count
+        versions += references
     restored = await store.read(lambda connection: read_fact(connection, RESTORED))
     rewound: Offsets = {}
+    if applied:
+        log.warning("the database was behind its topics", events=applied, versions=versions, restored=restored)
+    if restored:
+        rewound = await _rewind(store, kafka, bus)
     announced = await store.write(lambda connection: announce_stable(connection, bus))
     if announced:
         log.warning("the stable versions are told to the new bus", versions=announced)
-    if applied or restored:
-        rewound = await _rewind(store, kafka, bus)
-    if applied:
-        told = [version_reference(one.model, one.version) for one in versions]
-        log.warning("the database was behind its topics", events=applied, versions=told, restored=restored)
     return CaughtUp(
         bus=bus,
         announced=tuple(announced),
@@ -96,10 +88,78 @@ async def catch_up(store: Store, kafka: KafkaSettings) -> CaughtUp:
     )
 
 
+async def _learn_topic(store: Store, bus: str, topic: Topic, reader: TopicReader) -> tuple[int, list[str]]:
+    """Replay what the database does not know of ``topic``; return how many events, and the versions among them."""
+    known = await store.read(lambda connection: read_positions(connection, bus, reader.topic))
+    shorter = {number: end for number, end in reader.ends.items() if known.get(number, 0) > end}
+    unseen: set[str] = set()
+    if shorter:
+        log.error(
+            "a topic ends before what was published to it; it is read again, and what is gone is sent again",
+            topic=reader.topic,
+            ends=shorter,
+            known={number: known[number] for number in shorter},
+        )
+        # Keys are spread over the partitions: only all of them together show what is gone.
+        known = {}
+        unseen = await store.read(lambda connection: told_events(connection, topic))
+    if not topic.compacted:
+        _check_beginning(reader, known)
+    applied = 0
+    versions: list[str] = []
+    async for events, ends in reader.batches(known):
+        # Of a topic that lost its tail nothing counts as read before all of it is: else a crash would hide the loss.
+        count, references = await _learn(store, bus, reader.topic, events, {} if shorter else ends)
+        unseen -= {event.id for event in events}
+        applied += count
+        versions += references
+    if shorter:
+        await store.write(lambda connection: _mend(connection, bus, reader, unseen))
+    return applied, versions
+
+
+def _check_beginning(reader: TopicReader, known: Mapping[int, int]) -> None:
+    for number, first in reader.first.items():
+        if known.get(number, 0) < first:
+            raise FailedPrecondition(
+                f"{reader.topic}/{number} begins at offset {first}, the database knows it up to "
+                f"{known.get(number, 0)}: registrations in between are lost, and their numbers could be given again",
+                code="TOPIC_TRUNCATED",
+                hint="the topic must be kept for ever (retention.ms=-1); restore a newer backup of the registry",
+            )
+
+
+async def _learn(
+    store: Store, bus: str, topic: str, events: list[Event], ends: Mapping[int, int]
+) -> tuple[int, list[str]]:
+    """Replay one batch and remember its end, in one transaction; return what changed something."""
+
+    def work(connection: Connection) -> list[Event]:
+        learnt = [event for event in events if replay(connection, event) is Replayed.APPLIED]
+        write_positions(connection, bus, topic, ends)
+        if learnt and not read_fact(connection, RESTORED):
+            # The inputs must come again even if this process ends before it can ask for them.
+            write_fact(connection, RESTORED, "behind its topics")
+        return learnt
+
+    learnt = await store.write(work)
+    messages = [event.message for event in learnt]
+    return len(learnt), [
+        version_reference(one.model, one.version) for one in messages if isinstance(one, ModelRegistered)
+    ]
+
+
+def _mend(connection: Connection, bus: str, reader: TopicReader, unseen: set[str]) -> None:
+    tell_again(connection, unseen)
+    write_positions(connection, bus, reader.topic, reader.ends)
+    log.error("events that the topic lost are sent again", topic=reader.topic, events=len(unseen))
+
+
 async def _rewind(store: Store, kafka: KafkaSettings, bus: str) -> Offsets:
     """Have verdicts, rollouts and trainings that this database did not see come again; those it saw change nothing."""
     names = [topic.full_name(kafka.topic_prefix) for topic in INPUTS]
     wanted = await store.read(lambda connection: {name: read_positions(connection, bus, name) for name in names})
+    await _pass_handled_steps(store, kafka, wanted)
     rewound = await asyncio.to_thread(rewind_inputs, kafka, wanted)
     await store.write(lambda connection: write_fact(connection, RESTORED, ""))
     if rewound:
@@ -107,93 +167,13 @@ async def _rewind(store: Store, kafka: KafkaSettings, bus: str) -> Offsets:
     return rewound
 
 
-@asynccontextmanager
-async def _reading(kafka: KafkaSettings, topic: Topic) -> AsyncIterator[AIOKafkaConsumer]:
-    """Open a consumer of all partitions of ``topic``, in no group."""
-    name = topic.full_name(kafka.topic_prefix)
-    consumer = AIOKafkaConsumer(
-        name,
-        **client_options(kafka),
-        client_id="tidegate-registry-catch-up",
-        group_id=None,
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-    )
-    try:
-        await consumer.start()
-        if not consumer.assignment():
-            raise Unavailable(f"the topic {name} does not exist", code="TOPIC_MISSING", hint="create the topics first")
-        yield consumer
-    except KafkaError as error:
-        raise await explain(kafka, error) from error
-    finally:
-        await consumer.stop()
+async def _pass_handled_steps(store: Store, kafka: KafkaSettings, wanted: Mapping[str, Mapping[int, int]]) -> None:
+    """Find how far each model's rollout was followed: steps up to there must not move its aliases a second time."""
+    async with reading(kafka, ROLLOUTS) as reader:
+        async for events, _ in reader.batches(wanted.get(reader.topic, {})):
+            await store.write(partial(_count_handled, events=events))
 
 
-async def _begin(
-    store: Store, consumer: AIOKafkaConsumer, bus: str, topic: Topic, kafka: KafkaSettings
-) -> dict[TopicPartition, int]:
-    """Set each partition to where the database knows it from; return the ends that are there now."""
-    partitions = sorted(consumer.assignment())
-    first = await consumer.beginning_offsets(partitions)
-    ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
-    name = topic.full_name(kafka.topic_prefix)
-    known = await store.read(lambda connection: read_positions(connection, bus, name))
-    for partition in partitions:
-        position = known.get(partition.partition, 0)
-        if position > ends[partition]:
-            # The topic was made anew; what it has is read from its beginning.
-            position = 0
-        if position < first[partition] and not topic.compacted:
-            raise FailedPrecondition(
-                f"{name}/{partition.partition} begins at offset {first[partition]}, the database knows it up to "
-                f"{position}: registrations in between are lost, and their numbers could be given again",
-                code="TOPIC_TRUNCATED",
-                hint="the topic must be kept for ever (retention.ms=-1); restore a newer backup of the registry",
-            )
-        consumer.seek(partition, max(position, first[partition]))
-    return ends
-
-
-async def _from(
-    consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]
-) -> AsyncIterator[dict[TopicPartition, list[ConsumerRecord]]]:
-    """Yield what lies before ``ends``, in batches."""
-    while True:
-        behind = [partition for partition, end in ends.items() if await consumer.position(partition) < end]
-        if not behind:
-            return
-        records = await consumer.getmany(*behind, timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
-        if records:
-            yield records
-
-
-async def _learn(
-    store: Store, bus: str, topic: str, records: Mapping[TopicPartition, list[ConsumerRecord]]
-) -> list[Event]:
-    """Replay one batch and remember its end, in one transaction; return the events that changed something."""
-    events = [event for batch in records.values() for one in batch if (event := _decode(one)) is not None]
-    ends = {partition.partition: batch[-1].offset + 1 for partition, batch in records.items() if batch}
-
-    def work(connection: Connection) -> list[Event]:
-        learnt = [event for event in events if replay(connection, event) is Replayed.APPLIED]
-        write_positions(connection, bus, topic, ends)
-        return learnt
-
-    return await store.write(work)
-
-
-def _decode(record: ConsumerRecord) -> Event | None:
-    try:
-        return decode(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            value=record.value,
-            headers=record.headers,
-            received_time=utc_now(),
-        )
-    except InvalidEvent as error:
-        origin = f"{record.topic}/{record.partition}/{record.offset}"
-        log.warning("no event of the registry, passed over", origin=origin, code=error.code, error=str(error))
-        return None
+def _count_handled(connection: Connection, *, events: list[Event]) -> None:
+    for event in events:
+        count_handled_step(connection, event)

@@ -35,6 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     store = Store(settings.url())
     try:
+        asked.aside = settings.data_dir.resolve()
         return int(asyncio.run(asked.work(asked, store, ObjectStore(ObjectStoreSettings()))))
     except TidegateError as error:
         sys.stderr.write(f"error: {error.code}: {error}\n")
@@ -54,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument("folder", type=Path, help="Folder of backups.")
     restore.add_argument("--backup", default="", help="Name of the backup (default: the newest).")
     restore.add_argument("--overwrite", action="store_true", help="Replace a database that is not empty.")
+    restore.add_argument(
+        "--discard-unpublished",
+        action="store_true",
+        help="With --overwrite: lose acknowledged events that are not on the bus yet.",
+    )
     restore.add_argument(
         "--announce", action="store_true", help="On a new Kafka cluster: have the stable versions delivered again."
     )
@@ -83,12 +89,19 @@ async def _backup(asked: Any, store: Store, objects: ObjectStore) -> int:
 
 
 async def _restore(asked: Any, store: Store, objects: ObjectStore) -> int:
-    wish = Wish(backup=asked.backup, overwrite=asked.overwrite, announce=asked.announce)
-    done = await restore_backup(store, objects, KafkaSettings(), asked.folder.absolute(), wish=wish)
+    wish = Wish(
+        backup=asked.backup,
+        overwrite=asked.overwrite,
+        discard_unpublished=asked.discard_unpublished,
+        announce=asked.announce,
+    )
+    done = await restore_backup(store, objects, KafkaSettings(), asked.folder.absolute(), wish=wish, aside=asked.aside)
     versions, objects_copied = done.manifest.counts["versions"], done.objects_copied
     lines = [
         f"restored backup {done.manifest.name}: {versions} versions, {objects_copied} objects brought back",
         _learnt(done),
+        *_announced(done, asked=asked.announce),
+        *([f"what was there before is in {done.replaced}"] if done.replaced else []),
         f"the registry has {done.versions} versions now",
         *_told(done.missing),
     ]
@@ -109,10 +122,20 @@ async def _audit(asked: Any, store: Store, objects: ObjectStore) -> int:
 
 def _learnt(done: Restored) -> str:
     if done.learnt is None:
-        return "the event bus is away: what came after the backup is learnt from it when the registry starts"
+        return (
+            f"what came after the backup is learnt from the event bus when the registry starts; now: {done.not_learnt}"
+        )
     if not done.learnt:
         return "nothing was registered after the backup"
     return f"learnt from the event bus, registered after the backup: {', '.join(done.learnt)}"
+
+
+def _announced(done: Restored, *, asked: bool) -> list[str]:
+    if not asked:
+        return []
+    if done.learnt is None:
+        return ["the stable versions are announced when the registry starts, if that bus is a new one"]
+    return [f"announced on the new event bus: {', '.join(done.announced) or 'nothing'}"]
 
 
 def _told(missing: dict[str, str]) -> list[str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Mapping
 from typing import Final
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from tidegate.contracts.codec import EVENT_ID_NAMESPACE
 from tidegate.registry.store import SOURCE
-from tidegate.registry.tables import facts, positions, sequences, versions
+from tidegate.registry.tables import consumed, facts, outbox, positions, sequences, versions
 
 # The bus that the positions belong to.
 BUS: Final = "bus"
-# A backup that was restored, and whose input topics were not read again yet.
+# Why the input topics must be read again: the backup that was restored, or that the database was behind its topics.
 RESTORED: Final = "restored"
 # The stable versions shall be told to a bus that does not know them; the value is the bus of the backup.
 ANNOUNCE: Final = "announce"
@@ -52,7 +55,8 @@ def join_bus(connection: Connection, bus: str) -> bool:
     """Note that this database belongs to the cluster ``bus`` now; return whether it belonged to another one before.
 
     On another cluster the other services begin to count anew: what is known of their sequences would make every word
-    of theirs look old.
+    of theirs look old. So do offsets, which name the events that bring no id of their own: one from here would look as
+    if it had been handled there.
     """
     before = read_fact(connection, BUS)
     if before == bus:
@@ -62,7 +66,21 @@ def join_bus(connection: Connection, bus: str) -> bool:
         return False
     connection.execute(delete(sequences).where(sequences.c.source != SOURCE))
     connection.execute(delete(positions).where(positions.c.bus != bus))
+    connection.execute(delete(consumed))
+    # Ids of our events follow from their causes: what the old bus was told would stand in the way.
+    connection.execute(delete(outbox).where(outbox.c.published))
+    _rename_waiting(connection, bus)
     return True
+
+
+def _rename_waiting(connection: Connection, bus: str) -> None:
+    """Give what waits for its first bus ids that no cause on this one can have."""
+    rows = connection.execute(select(outbox.c.id, outbox.c.event_id, outbox.c.headers)).all()
+    for row in rows:
+        event_id = str(uuid.uuid5(EVENT_ID_NAMESPACE, f"{bus}|{row.event_id}"))
+        headers = [[name, event_id if name == "ce_id" else text] for name, text in json.loads(row.headers)]
+        values = {"event_id": event_id, "headers": json.dumps(headers)}
+        connection.execute(update(outbox).where(outbox.c.id == row.id).values(**values))
 
 
 def count_versions(connection: Connection) -> int:

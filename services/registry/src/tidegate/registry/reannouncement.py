@@ -27,8 +27,13 @@ def announce_stable(connection: Connection, bus: str) -> list[str]:
     write_fact(connection, ANNOUNCE, "")
     if not before or before == bus:
         return []
+    return [_announce(connection, model, bus) for model in list_stable(connection)]
+
+
+def list_stable(connection: Connection) -> list[str]:
+    """Return the models that have a stable version, by name."""
     models = connection.execute(select(aliases.c.model).where(aliases.c.alias == STABLE).order_by(aliases.c.model))
-    return [_announce(connection, str(model), bus) for model in models.scalars().all()]
+    return [str(model) for model in models.scalars().all()]
 
 
 def _announce(connection: Connection, model: str, bus: str) -> str:

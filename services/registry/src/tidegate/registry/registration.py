@@ -28,6 +28,7 @@ from tidegate.registry.catalog import (
 )
 from tidegate.registry.evaluation import Evaluation, compare, read_evaluation
 from tidegate.registry.intake import missing_facts, shape_faults
+from tidegate.registry.mending import bring_back, fetch_files, mend, named_by
 from tidegate.registry.metrics import REGISTRATIONS
 from tidegate.registry.rejection import Rejected, rejected
 from tidegate.registry.store import (
@@ -59,7 +60,6 @@ from tidegate.v1.policy_pb2 import Policy
 from tidegate.v1.values_pb2 import Reason
 
 EVENT_BYTES_MAX: Final = 800_000
-FILE_FIELDS: Final = ("evaluation_uri", "reference_data_uri", "sample_requests_uri")
 TRIES_MAX: Final = 10
 _NEW: Final = "new"
 _DUPLICATE: Final = "duplicate"
@@ -97,6 +97,7 @@ class Registrar:
         key = _request_key(training)
         known = await self._store.read(lambda connection: _known(connection, training.model, key))
         if known is not None:
+            await self._mend_if_lost(training, known.version)
             return await self._again(training, key, cause)
         policy, revision = await self._store.read(lambda connection: read_policy(connection, training.model))
         _refuse_if(missing_facts(training, policy.registration))
@@ -116,6 +117,12 @@ class Registrar:
     def _fresh_folder(self) -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(dir=self._work_dir, prefix="registration-")
 
+    async def _mend_if_lost(self, training: TrainingCompleted, version: StoredVersion) -> None:
+        if await self._intake.has_all(named_by(version.registered)):
+            return
+        with full_disk_is_unavailable(), self._fresh_folder() as folder:
+            await mend(self._intake, version.registered, training, Path(folder))
+
     async def _again(self, training: TrainingCompleted, key: RequestKey, cause: Cause) -> Registration:
         """Answer a request that was answered before, and tell on the topic (once for each cause)."""
 
@@ -132,11 +139,7 @@ class Registrar:
 
     async def _prepare(self, training: TrainingCompleted, policy: Policy, revision: int, folder: Path) -> Prepared:
         artifact = await self._intake.fetch_artifact(training.artifact, folder)
-        files = {
-            field: await self._intake.fetch_file(uri, folder / field, field=field)
-            for field in FILE_FIELDS
-            if (uri := getattr(training, field))
-        }
+        files = await fetch_files(self._intake, training, folder)
         evaluation = None
         if "evaluation_uri" in files:
             evaluation = await self._read_evaluation(files["evaluation_uri"], policy)
@@ -204,7 +207,9 @@ class Registrar:
         """Return the event, complete but for its sequence; its files are stored (a duplicate stores nothing)."""
         registered = announce(prepared, basis, cause)
         if basis.decision.change is Change.NONE:
-            await self._bring_back(prepared, basis)
+            # Publishing a version again mends what it has lost.
+            twin = await self._store.read(lambda connection: read_version_by_id(connection, basis.line.twin_id))
+            await bring_back(self._intake, twin.registered, prepared.artifact, prepared.files.values())
             return registered
         if registered.ByteSize() > EVENT_BYTES_MAX:
             message = f"the registration has {registered.ByteSize()} bytes, at most {EVENT_BYTES_MAX}"
@@ -213,16 +218,6 @@ class Registrar:
         for field, fetched in prepared.files.items():
             setattr(registered, field, await self._intake.store_file(fetched))
         return registered
-
-    async def _bring_back(self, prepared: Prepared, basis: Basis) -> None:
-        """Store what the version that exists has lost: publishing it again mends it, since its digests must agree."""
-        twin = await self._store.read(lambda connection: read_version_by_id(connection, basis.line.twin_id))
-        named = {twin.registered.artifact.uri, *(getattr(twin.registered, field) for field in FILE_FIELDS)}
-        for fetched, is_artifact in ((prepared.artifact, True), *((one, False) for one in prepared.files.values())):
-            if await self._intake.store_if_lost(fetched, named, is_artifact=is_artifact):
-                log.warning(
-                    "a lost object was brought back", digest=fetched.digest, version=str(basis.decision.version)
-                )
 
     async def _commit(
         self, prepared: Prepared, basis: Basis, registered: ModelRegistered, cause: Cause

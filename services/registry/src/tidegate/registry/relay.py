@@ -13,6 +13,7 @@ from sqlalchemy import Connection, delete, func, select, update
 
 from tidegate.contracts.codec import Record
 from tidegate.core.clock import utc_now
+from tidegate.core.errors import TidegateError
 from tidegate.core.streams import retrying
 from tidegate.registry.metrics import OUTBOX_AGE, OUTBOX_EVENTS
 from tidegate.registry.positions import write_positions
@@ -58,6 +59,15 @@ class OutboxRelay:
                 await asyncio.wait_for(self._store.written.wait(), LOOK_AGAIN_S)
             except TimeoutError:
                 continue
+
+    async def drain(self, within_s: float) -> None:
+        """Publish what waits before the process stops; what does not leave within the time goes at the next start."""
+        try:
+            async with asyncio.timeout(within_s):
+                while await self.publish_batch():
+                    pass
+        except (TimeoutError, TidegateError) as error:
+            log.warning("events wait in the outbox until the next start", waited_s=within_s, error=str(error))
 
     async def measure_for_ever(self) -> None:
         """Keep the metrics of the outbox, also while the broker is away."""

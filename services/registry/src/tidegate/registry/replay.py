@@ -17,10 +17,11 @@ from tidegate.contracts.names import version_reference
 from tidegate.contracts.topics import POLICIES
 from tidegate.core.errors import FailedPrecondition, NotFound
 from tidegate.registry.catalog import insert_version, read_policy, read_version
-from tidegate.registry.store import SOURCE, mark_consumed, was_consumed
+from tidegate.registry.store import SOURCE, advance_sequence, cause_of, mark_consumed, was_consumed
 from tidegate.registry.tables import aliases, outbox, policies, sequences
 from tidegate.registry.versioning import Verdict
 from tidegate.v1.events_pb2 import AliasMoved, ModelRegistered, PolicyApplied
+from tidegate.v1.rollout_events_pb2 import RolloutStep
 from tidegate.v1.values_pb2 import Version
 
 
@@ -58,6 +59,16 @@ def replay(connection: Connection, event: Event) -> Replayed:
     if event.causation_id and not was_consumed(connection, event.causation_id):
         mark_consumed(connection, event.causation_id)
     return Replayed.APPLIED
+
+
+def count_handled_step(connection: Connection, event: Event) -> None:
+    """Count a rollout's step that an alias's move names as its cause, so that no older step is followed again.
+
+    Replayed moves bring back where the aliases are, but not the steps that changed nothing: followed a second time,
+    from where the aliases are now, those would move them.
+    """
+    if isinstance(event.message, RolloutStep) and event.sequence and was_consumed(connection, cause_of(event).id):
+        advance_sequence(connection, event.message.model, event.source, event.sequence)
 
 
 def _apply(connection: Connection, event: Event) -> None:

@@ -29,6 +29,9 @@ from tidegate.registry.store import Store
 from tidegate.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 
 SERVICE_NAME: Final = "tidegate.v1.RegistryService"
+# Together well below what a stop may take (core/process.py): leaving the consumer group needs the rest.
+CALLS_END_WITHIN_S: Final = 1.0
+DRAIN_S: Final = 1.5
 
 log = structlog.get_logger(__name__)
 
@@ -93,6 +96,9 @@ async def _work(
         try:
             await first_of("the registry", relay.run(), relay.measure_for_ever(), app.wait_until_stopped())
         finally:
+            # No new acknowledgements, then what was acknowledged goes out, and last what only costs time.
+            await server.stop(CALLS_END_WITHIN_S)
+            await relay.drain(DRAIN_S)
             await app.stop()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,10 +19,10 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, select,
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from tidegate.contracts.codec import Event, encode
+from tidegate.contracts.codec import EVENT_ID_NAMESPACE, Event, Record, encode
 from tidegate.contracts.topics import TOPIC_BY_MESSAGE
 from tidegate.core.clock import utc_now
-from tidegate.core.errors import AlreadyExists, Conflict, Unavailable
+from tidegate.core.errors import AlreadyExists, Conflict, InvalidInput, Unavailable
 from tidegate.registry.schema import migrate_to
 from tidegate.registry.tables import consumed, outbox, requests, sequences
 
@@ -32,6 +33,9 @@ IDLE_IN_TRANSACTION_MS: Final = 60_000
 CONNECT_S: Final = 5
 KEEPALIVE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 WRITER_LOCK: Final = 7_404_001
+ID_CHARS_MAX: Final = 200
+# Below what the producer takes (900,000): headers of a trace are added later, and each record has its frame.
+RECORD_BYTES_MAX: Final = 850_000
 
 R = TypeVar("R")
 
@@ -44,6 +48,15 @@ class Cause:
     correlation_id: str
     actor: str
     traceparent: str = ""
+
+
+def cause_of(event: Event) -> Cause:
+    """Return an event as the cause of what is written because of it."""
+    event_id = event.id
+    if len(event_id) > ID_CHARS_MAX or not event_id.isprintable():
+        # Outsiders choose their ids; ours fit the table.
+        event_id = str(uuid.uuid5(EVENT_ID_NAMESPACE, event_id))
+    return Cause(id=event_id, correlation_id=event.correlation_id, actor=event.source, traceparent=event.traceparent)
 
 
 class Store:
@@ -197,7 +210,12 @@ def add_event(
     event_id: str,
     sequence: int,
 ) -> None:
-    """Put an event into the outbox: it is published if and only if the transaction commits."""
+    """Put an event into the outbox: it is published if and only if the transaction commits.
+
+    Raises:
+        InvalidInput: It is larger than the bus takes; in the outbox it would stop all that come after it.
+
+    """
     now = utc_now()
     name = message.DESCRIPTOR.name
     record = encode(
@@ -213,9 +231,20 @@ def add_event(
             traceparent=cause.traceparent,
         )
     )
+    _check_size(record, name)
     headers = json.dumps([[header, raw.decode()] for header, raw in record.headers])
     row = {"event_id": event_id, "topic": TOPIC_BY_MESSAGE[name].name, "key": record.key, "value": record.value}
     connection.execute(insert(outbox).values(**row, headers=headers, published=False, create_time=now))
+
+
+def _check_size(record: Record, name: str) -> None:
+    size = len(record.key) + len(record.value) + sum(len(header) + len(raw) for header, raw in record.headers)
+    if size > RECORD_BYTES_MAX:
+        raise InvalidInput(
+            f"the event {name} would have {size} bytes, at most {RECORD_BYTES_MAX} are sent",
+            code="EVENT_TOO_LARGE",
+            hint="shorten what it carries: signature, tags, card, or the policy",
+        )
 
 
 def was_consumed(connection: Connection, event_id: str) -> bool:

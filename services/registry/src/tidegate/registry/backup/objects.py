@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 from tidegate.contracts.names import version_reference
 from tidegate.core.errors import FailedPrecondition, NotFound
 from tidegate.core.object_store import ObjectStore, parse_s3_uri
-from tidegate.registry.registration import FILE_FIELDS
+from tidegate.registry.mending import FILE_FIELDS
 from tidegate.registry.tables import versions
 from tidegate.v1.events_pb2 import ModelRegistered
 

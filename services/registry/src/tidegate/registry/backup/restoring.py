@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import Final
 
 import structlog
 from sqlalchemy import Connection
 
-from tidegate.contracts.names import version_reference
+from tidegate.core.clock import utc_now
 from tidegate.core.errors import FailedPrecondition, InvalidInput, NotFound, Unavailable
 from tidegate.core.object_store import ObjectStore, digest_of_file
 from tidegate.core.settings import KafkaSettings
@@ -23,15 +24,19 @@ from tidegate.registry.backup import manifest as manifests
 from tidegate.registry.backup.making import BACKUPS, DATABASE, SUMS
 from tidegate.registry.backup.manifest import Manifest
 from tidegate.registry.backup.objects import AT_ONCE, digest_of_key, missing_objects, named_objects
-from tidegate.registry.backup.snapshot import load_snapshot
-from tidegate.registry.bus_admin import has_members
+from tidegate.registry.backup.snapshot import held_rows, load_snapshot, opened, write_snapshot
+from tidegate.registry.bus_admin import has_members, read_bus_id
 from tidegate.registry.catchup import CaughtUp, catch_up
-from tidegate.registry.positions import ANNOUNCE, BUS, RESTORED, count_versions, write_fact, write_positions
+from tidegate.registry.positions import ANNOUNCE, BUS, RESTORED, count_versions, read_fact, write_fact, write_positions
+from tidegate.registry.reannouncement import list_stable
 from tidegate.registry.store import Store
 
 # A registry that was killed stays in its consumer group for its session's 10 s.
 GROUP_LEFT_WITHIN_S: Final = 20.0
 POLL_S: Final = 0.5
+# With these the restore is done all the same: the registry waits for the bus, and makes its topics.
+LATER: Final = frozenset({"BROKER_UNAVAILABLE", "TOPIC_MISSING"})
+UNKNOWN_BUS: Final = "unknown"
 
 log = structlog.get_logger(__name__)
 
@@ -42,29 +47,38 @@ class Wish:
 
     backup: str = ""
     overwrite: bool = False
+    discard_unpublished: bool = False
     announce: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Restored:
-    """What a restore did; ``learnt`` are the versions from after the backup, None = the bus was away."""
+    """What a restore did.
+
+    ``learnt`` are the versions from after the backup, None = they are learnt when the registry starts, and
+    ``not_learnt`` says why; ``replaced`` is the file that holds the database as it was before, empty = it was empty.
+    """
 
     manifest: Manifest
     objects_copied: int
     versions: int
     learnt: tuple[str, ...] | None
     missing: dict[str, str]
+    not_learnt: str = ""
+    announced: tuple[str, ...] = ()
+    replaced: str = ""
 
 
 async def restore_backup(
-    store: Store, objects: ObjectStore, kafka: KafkaSettings, root: Path, *, wish: Wish
+    store: Store, objects: ObjectStore, kafka: KafkaSettings, root: Path, *, wish: Wish, aside: Path
 ) -> Restored:
-    """Restore a backup below ``root``; the registry must be stopped.
+    """Restore a backup below ``root``; the registry must be stopped. What it replaces is kept in the folder ``aside``.
 
     Raises:
         InvalidInput: The backup is incomplete or damaged; the message names the file.
-        FailedPrecondition: The target is not empty, a registry runs, or the schema is newer than this release.
-        Unavailable: Database or object store are away.
+        FailedPrecondition: The target is not empty, a registry runs, the schema is newer than this release, or there
+            is nothing to announce.
+        Unavailable: Database or object store are away, or the restored database can't catch up with the bus.
 
     """
     folder = chosen(root, wish.backup)
@@ -72,23 +86,26 @@ async def restore_backup(
     _check_bucket(manifest, objects)
     keys = await asyncio.to_thread(verify, folder, manifest)
     await _wait_for_an_empty_group(kafka)
+    if wish.announce:
+        await asyncio.to_thread(_check_announceable, folder / DATABASE, manifest, kafka)
     await objects.ensure_bucket()
     await asyncio.to_thread(_load, store, folder / DATABASE, wish, manifest, trial=True)
+    replaced = await asyncio.to_thread(_keep_aside, store, aside)
     copied = await _put_all(objects, root, keys)
     await asyncio.to_thread(_load, store, folder / DATABASE, wish, manifest, trial=False)
-    learnt = await _catch_up_if_possible(store, kafka)
+    learnt, not_learnt = await _catch_up_if_possible(store, kafka, manifest)
     named, count = await store.read(
         lambda connection: (named_objects(connection, objects.bucket), count_versions(connection))
     )
-    references = None
-    if learnt is not None:
-        references = tuple(version_reference(one.model, one.version) for one in learnt.versions)
     return Restored(
         manifest=manifest,
         objects_copied=copied,
         versions=count,
-        learnt=references,
+        learnt=learnt.versions if learnt is not None else None,
         missing=await missing_objects(objects, named),
+        not_learnt=not_learnt,
+        announced=learnt.announced if learnt is not None else (),
+        replaced=replaced,
     )
 
 
@@ -165,8 +182,8 @@ async def _wait_for_an_empty_group(kafka: KafkaSettings) -> None:
         try:
             if not await asyncio.to_thread(has_members, kafka):
                 return
-        except Unavailable:
-            log.warning("the bus is away; whether a registry runs can't be seen")
+        except Unavailable as error:
+            log.warning("whether a registry runs can't be seen", code=error.code, error=str(error))
             return
         if time.monotonic() > deadline:
             raise FailedPrecondition(
@@ -184,7 +201,7 @@ class _TrialOnly(Exception):  # noqa: N818  (no error: it takes a transaction ba
 def _load(store: Store, database: Path, wish: Wish, manifest: Manifest, *, trial: bool) -> None:
     try:
         with store.writing() as connection:
-            load_snapshot(database, connection, overwrite=wish.overwrite)
+            load_snapshot(database, connection, overwrite=wish.overwrite, discard_unpublished=wish.discard_unpublished)
             _note(connection, wish, manifest)
             _end_trial(trial=trial)
     except _TrialOnly:
@@ -204,7 +221,42 @@ def _note(connection: Connection, wish: Wish, manifest: Manifest) -> None:
         for topic, offsets in manifest.inputs.items():
             write_positions(connection, manifest.bus, topic, offsets)
     if wish.announce:
-        write_fact(connection, ANNOUNCE, manifest.bus or "unknown")
+        write_fact(connection, ANNOUNCE, manifest.bus or read_fact(connection, BUS) or UNKNOWN_BUS)
+
+
+def _check_announceable(database: Path, manifest: Manifest, kafka: KafkaSettings) -> None:
+    """Refuse to announce where nothing would be, before anything is changed."""
+    with opened(database) as connection:
+        stable = list_stable(connection)
+        before = manifest.bus or (read_fact(connection, BUS) if manifest.schema_revision != "0001" else "")
+    hint = "restore without --announce"
+    if not stable:
+        raise FailedPrecondition(
+            f"the backup {manifest.name} has no stable version to announce", code="NOTHING_TO_ANNOUNCE", hint=hint
+        )
+    try:
+        bus = read_bus_id(kafka)
+    except Unavailable as error:
+        log.warning("whether this is a new bus is seen when the registry starts", code=error.code, error=str(error))
+        return
+    if bus == before:
+        raise FailedPrecondition(
+            f"the bus {bus} is that of the backup: it knows the stable versions, and who delivered them",
+            code="NOTHING_TO_ANNOUNCE",
+            hint=hint,
+        )
+
+
+def _keep_aside(store: Store, folder: Path) -> str:
+    """Copy what a restore is about to replace; return the file, empty = there is nothing."""
+    with store.reading() as connection:
+        if not held_rows(connection):
+            return ""
+    stamp = utc_now().astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    path = folder / f"before-restore-{stamp}.sqlite3"
+    write_snapshot(store, path)
+    path.chmod(0o600)
+    return str(path)
 
 
 async def _put_all(objects: ObjectStore, root: Path, keys: list[str]) -> int:
@@ -229,9 +281,17 @@ async def _put(objects: ObjectStore, key: str, path: Path) -> bool:
     return True
 
 
-async def _catch_up_if_possible(store: Store, kafka: KafkaSettings) -> CaughtUp | None:
+async def _catch_up_if_possible(store: Store, kafka: KafkaSettings, manifest: Manifest) -> tuple[CaughtUp | None, str]:
+    """Catch up now, or say why it must wait for the registry's start."""
     try:
-        return await catch_up(store, kafka)
+        return await catch_up(store, kafka), ""
     except Unavailable as error:
-        log.warning("the bus is away; the registry will catch up when it starts", error=str(error))
-        return None
+        told = f"{error.code}: {error}"
+        if error.code in LATER:
+            log.warning("the registry will catch up when it starts", error=told)
+            return None, told
+        raise Unavailable(
+            f"the database holds the backup {manifest.name} now, but did not catch up with the event bus: {error}",
+            code=error.code,
+            hint="mend that and start the registry, which catches up before it takes a write",
+        ) from error

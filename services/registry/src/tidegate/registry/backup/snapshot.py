@@ -66,19 +66,26 @@ def write_snapshot(store: Store, path: Path) -> Snapshot:
     return found
 
 
-def load_snapshot(path: Path, target: Connection, *, overwrite: bool) -> None:
+def load_snapshot(path: Path, target: Connection, *, overwrite: bool, discard_unpublished: bool = False) -> None:
     """Fill ``target``, in its open write transaction, with the copy at ``path``, and bring the tables forward.
 
     Raises:
-        FailedPrecondition: The target is not empty and may not be overwritten, or the copy's schema is too new.
+        FailedPrecondition: The target is not empty and may not be overwritten, it holds events that were not published
+            and may not be discarded, or the copy's schema is too new.
         InvalidInput: The file is no copy of a registry's database.
 
     """
-    if not overwrite and (held := _held(target)):
+    if not overwrite and (held := held_rows(target)):
         raise FailedPrecondition(
             f"the database is not empty: it has {held}",
             code="TARGET_NOT_EMPTY",
             hint="restore into an empty installation, or give --overwrite to replace what is there",
+        )
+    if not discard_unpublished and (waiting := _waiting_events(target)):
+        raise FailedPrecondition(
+            f"the database holds {waiting} events that were acknowledged and are not on the bus yet",
+            code="TARGET_UNPUBLISHED",
+            hint="start the registry and let it send them, or give --discard-unpublished to lose them",
         )
     with opened(path) as source:
         clear_tables(target)
@@ -152,7 +159,8 @@ def _described(connection: Connection, revision: str) -> Snapshot:
     return Snapshot(revision=revision, counts={name: count(name) for name in _COUNTED}, last_outbox_id=int(last or 0))
 
 
-def _held(connection: Connection) -> str:
+def held_rows(connection: Connection) -> str:
+    """Say what a restore would replace; empty = nothing."""
     there = set(inspect(connection).get_table_names())
     tables = _tables(connection)
     counts = {
@@ -161,3 +169,11 @@ def _held(connection: Connection) -> str:
         if name in there
     }
     return ", ".join(f"{count} rows in {name}" for name, count in counts.items() if count)
+
+
+def _waiting_events(connection: Connection) -> int:
+    if "outbox" not in inspect(connection).get_table_names():
+        return 0
+    table = _tables(connection)["outbox"]
+    statement = select(func.count()).select_from(table).where(table.c.published.is_(False))
+    return int(connection.execute(statement).scalar_one())
