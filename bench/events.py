@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from tidegate.contracts.codec import Event, InvalidEvent, decode
+from tidegate.contracts.codec import Event, InvalidEvent, decode_record
 from tidegate.contracts.topics import MONITORING, REGISTRY, ROLLOUTS, TRAINING, VALIDATION
 from tidegate.core.errors import Unavailable
 from tidegate.core.settings import KafkaSettings
@@ -99,14 +99,7 @@ class EventLog:
 
 def _decoded(record: Any) -> Event | None:
     try:
-        return decode(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            value=record.value,
-            headers=record.headers,
-            received_time=datetime.now(tz=UTC),
-        )
+        return decode_record(record, received_time=datetime.now(tz=UTC))
     except InvalidEvent:
         # Whoever wrote it hears of it by the services' dead letters.
         return None

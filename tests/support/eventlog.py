@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from kafka import KafkaConsumer, TopicPartition
 
-from tidegate.contracts.codec import Event, InvalidEvent, decode
+from tidegate.contracts.codec import Event, InvalidEvent, decode_record
 from tidegate.contracts.topics import DEAD_LETTER, TOPICS
 from tidegate.core.settings import KafkaSettings
 
@@ -130,14 +130,7 @@ class EventLog:
 
     def _add_event(self, record: Any) -> None:
         try:
-            event = decode(
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-                value=record.value,
-                headers=record.headers,
-                received_time=datetime.now(tz=UTC),
-            )
+            event = decode_record(record, received_time=datetime.now(tz=UTC))
         except InvalidEvent:
             # Rubbish that the test itself sent; the services' verdict about it is what counts.
             return

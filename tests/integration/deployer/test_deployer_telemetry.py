@@ -17,7 +17,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tidegate.contracts.codec import Event, decode
+from tidegate.contracts.codec import Event, decode_record
 from tidegate.contracts.topics import ROLLOUT_STATE, ROLLOUTS
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
@@ -109,14 +109,7 @@ async def next_of(consumer: AIOKafkaConsumer, kind: type[Any], phase: int | None
     """Return the next event of a kind (and phase) that has a rollout."""
     async with asyncio.timeout(DEADLINE_S):
         async for record in consumer:
-            event = decode(
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-                value=record.value,
-                headers=record.headers,
-                received_time=utc_now(),
-            )
+            event = decode_record(record, received_time=utc_now())
             if isinstance(event.message, kind) and (phase is None or event.message.phase == phase):
                 return event
     raise AssertionError("the consumer has ended")

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
-from tidegate.contracts.codec import Event, InvalidEvent, decode, encode
+from tidegate.contracts.codec import Event, InvalidEvent, decode_record, encode
 from tidegate.contracts.principals import STORY_TOPICS
 from tidegate.contracts.topics import TOPIC_BY_MESSAGE, Topic
 from tidegate.core.clock import utc_now
@@ -171,13 +171,6 @@ class EventReader:
 
 def _decoded(record: Any) -> Event | None:
     try:
-        return decode(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            value=record.value,
-            headers=record.headers,
-            received_time=utc_now(),
-        )
+        return decode_record(record, received_time=utc_now())
     except InvalidEvent:
         return None

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf import descriptor_pool, json_format
 from google.protobuf.message import DecodeError, Message
@@ -149,6 +149,23 @@ def decode(
         traceparent=attributes.get("traceparent", ""),
         partition=partition,
         offset=offset,
+    )
+
+
+def decode_record(record: Any, *, received_time: datetime) -> Event:
+    """Return the event in a record as aiokafka and kafka-python hand it out; otherwise as :func:`decode`.
+
+    Raises:
+        InvalidEvent: The record is no event.
+
+    """
+    return decode(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        value=record.value,
+        headers=record.headers,
+        received_time=received_time,
     )
 
 

@@ -10,7 +10,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from tidegate.contracts.codec import Event, InvalidEvent, decode
+from tidegate.contracts.codec import Event, InvalidEvent, decode_record
 from tidegate.contracts.topics import ROLLOUTS, ROUTES
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Unavailable
@@ -109,14 +109,7 @@ def _decoded(records: list[Any]) -> Iterator[Event]:
     """Yield the events; what is none is passed over, since these topics are read again from their beginning."""
     for record in records:
         try:
-            yield decode(
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-                value=record.value,
-                headers=record.headers,
-                received_time=utc_now(),
-            )
+            yield decode_record(record, received_time=utc_now())
         except InvalidEvent as error:
             origin = f"{record.topic}/{record.partition}/{record.offset}"
             log.warning("no event of a deployer, passed over", origin=origin, code=error.code, error=str(error))

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 
-from tidegate.contracts.codec import Event, InvalidEvent, Record, decode
+from tidegate.contracts.codec import Event, InvalidEvent, Record, decode_record
 from tidegate.contracts.principals import DEPLOYER_PRINCIPAL
 from tidegate.contracts.topics import COMMANDS, MONITORING, REGISTRY, ROLLOUTS, VALIDATION
 from tidegate.core.bus import EventProducer
@@ -237,14 +237,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         if worker is None:
             return
         try:
-            event = decode(
-                topic=record.topic,
-                partition=record.partition,
-                offset=record.offset,
-                value=record.value,
-                headers=record.headers,
-                received_time=utc_now(),
-            )
+            event = decode_record(record, received_time=utc_now())
             meaning = _core_event(event)
         except InvalidEvent as error:
             await self._set_aside(record, error)

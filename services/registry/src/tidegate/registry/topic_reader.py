@@ -12,7 +12,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from tidegate.contracts.codec import Event, InvalidEvent, decode
+from tidegate.contracts.codec import Event, InvalidEvent, decode_record
 from tidegate.contracts.topics import Topic
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Unavailable
@@ -125,14 +125,7 @@ def _ends(records: Mapping[TopicPartition, list[ConsumerRecord]]) -> dict[int, i
 
 def _decode(record: ConsumerRecord) -> Event | None:
     try:
-        return decode(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            value=record.value,
-            headers=record.headers,
-            received_time=utc_now(),
-        )
+        return decode_record(record, received_time=utc_now())
     except InvalidEvent as error:
         origin = f"{record.topic}/{record.partition}/{record.offset}"
         log.warning("no event, passed over", origin=origin, code=error.code, error=str(error))

@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from tidegate.contracts.codec import Event, InvalidEvent, decode
+from tidegate.contracts.codec import Event, InvalidEvent, decode_record
 from tidegate.contracts.names import format_version
 from tidegate.contracts.topics import REGISTRY, VALIDATION
 from tidegate.core.clock import utc_now
@@ -108,14 +108,7 @@ async def _read_to_end(consumer: Any, places: list[TopicPartition]) -> list[Even
 
 def _decoded(record: Any) -> Event | None:
     try:
-        return decode(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            value=record.value,
-            headers=record.headers,
-            received_time=utc_now(),
-        )
+        return decode_record(record, received_time=utc_now())
     except InvalidEvent:
         # Set aside by whoever consumed it; history does not need it.
         return None
