@@ -205,11 +205,11 @@ class Deployer(Process):
             min_sandbox="limits",
             restart=True,
         )
-        self.checker.on_start_asked(self.name, spec.server_id)
+        self.checker.versions.on_start_asked(self.name, spec.server_id)
         self._call(lambda: self.host.ask_start(spec))
 
     def _stop(self, server_id: str) -> None:
-        self.checker.on_stop_asked(self.name, server_id)
+        self.checker.versions.on_stop_asked(self.name, server_id)
         self._told.pop(server_id, None)
         self._call(lambda: self.host.ask_stop(server_id))
 

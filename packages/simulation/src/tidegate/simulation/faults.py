@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, assert_never
 
 from tidegate.contracts.topics import COMMANDS, TRAINING
 from tidegate.simulation.plan import Fault, Strike
 
 if TYPE_CHECKING:
+    from tidegate.deployer.state import Phase
     from tidegate.simulation.deployer import Deployer
     from tidegate.simulation.simulation import Simulation
     from tidegate.simulation.world import Process
 
+# How long after the beginning of its phase a fault strikes, at most: some phases are short.
+AMBUSH_S: Final = (0.02, 0.2, 2.0)
 
-def strike(simulation: Simulation, one: Strike) -> None:
-    """Let a fault happen; one that finds nothing to strike counts as not happened."""
-    if _is_done(simulation, one):
+
+class Strikes:
+    """The faults of a seed: at their time, or soon after a rollout enters the phase that they wait for."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._waiting: list[Strike] = []
+        self._is_over = False
+
+    def begin(self) -> None:
+        """Let them happen from now on."""
+        self._simulation.checker.facts.on_phase = self._on_phase
+        for one in self._simulation.plan.strikes:
+            self._simulation.world.later(one.time_s, self._striker(one))
+
+    def end(self) -> None:
+        """Let no more happen."""
+        self._is_over = True
+
+    def _striker(self, one: Strike) -> Callable[[], None]:
+        return lambda: self._strike(one) if one.phase is None else self._waiting.append(one)
+
+    def _on_phase(self, phase: Phase) -> None:
+        world = self._simulation.world
+        due = [one for one in self._waiting if one.phase is phase]
+        if due:
+            # One for each time that the phase is entered.
+            self._waiting.remove(due[0])
+            world.later(world.between(0.0, world.rng.choice(AMBUSH_S)), lambda: self._strike(due[0]))
+
+    def _strike(self, one: Strike) -> None:
+        """Let a fault happen; one that finds nothing to strike counts as not happened."""
+        simulation = self._simulation
+        if self._is_over or not _is_done(simulation, one):
+            return
         simulation.world.count(f"fault: {one.fault}")
         simulation.world.say("fault", "%s%s", one.fault, f" ({one.length_s:.1f} s)" if one.length_s else "")
+        for state in simulation.checker.facts.states.values():
+            if state.rollout is not None:
+                simulation.world.count(f"struck: {one.fault} in {state.rollout.phase}")
 
 
 def _is_done(simulation: Simulation, one: Strike) -> bool:  # noqa: C901, PLR0911, PLR0912  (one case a fault)
@@ -103,7 +142,7 @@ def _kill_server(simulation: Simulation) -> bool:
     if not running:
         return False
     victim = simulation.world.rng.choice(running)
-    simulation.checker.on_died(victim.server_id)
+    simulation.checker.versions.on_died(victim.server_id)
     simulation.system.end(victim)
     simulation.world.say("system", "%s dies", victim.server_id)
     return True

@@ -106,6 +106,12 @@ class Fleet:
             if seat.session is not None:
                 seat.session.is_open = False
 
+    def supersede(self, time_s: float | None) -> None:
+        """Mark all streams as those of a deployer that lost its partitions at ``time_s``; None = it owns them."""
+        for seat in self.seats.values():
+            if seat.session is not None and (time_s is None or seat.session.superseded_s is None):
+                seat.session.superseded_s = time_s
+
     def _lease(self, node: str) -> None:
         seat = self.seats[node]
         seat.leases += 1

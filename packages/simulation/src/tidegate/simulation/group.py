@@ -78,5 +78,7 @@ class Group:
         self.owner = deployer
         self._life = deployer.incarnation
         self._heard_s = self.world.now_s
+        for one in self.deployers:
+            one.fleet.supersede(None if one is deployer else self.world.now_s)
         for partition in range(self.bus.partitions):
             deployer.assign(partition)

@@ -91,7 +91,7 @@ class ModelHost(Process):
         """See that a server runs (level-triggered)."""
         server = self.servers.get(spec.server_id)
         if server is not None:
-            self.checker.on_spec(spec.server_id, server.spec.artifact_digest, spec.artifact_digest)
+            self.checker.versions.on_spec(spec.server_id, server.spec.artifact_digest, spec.artifact_digest)
             return
         self.say("starts %s", spec.server_id)
         self._carry_out(spec.server_id, lifecycle.begin(spec, time=self._time()))
@@ -133,7 +133,7 @@ class ModelHost(Process):
             self.say("%s is %s", server_id, decision.server.state)
             self.world.count(f"server: {decision.server.state}")
             if decision.server.state is State.READY:
-                self.checker.on_ready(server_id)
+                self.checker.versions.on_ready(server_id)
         delay_s = 0.0
         for command in decision.commands:
             match command:
@@ -149,7 +149,7 @@ class ModelHost(Process):
 
     def _kill(self, server_id: str) -> None:
         for running in self.system.of_server(server_id):
-            self.checker.on_stopped(server_id, was_answering=self.system.is_answering(running.endpoint))
+            self.checker.versions.on_stopped(server_id, was_answering=self.system.is_answering(running.endpoint))
             self.system.end(running)
 
     def _forget(self, server_id: str) -> None:
@@ -160,7 +160,7 @@ class ModelHost(Process):
         server = self.servers.get(server_id)
         if server is None or server.state is not State.STARTING or server.process is not None:
             return
-        quality = self.checker.quality(server.spec.model, server.spec.version)
+        quality = self.checker.facts.quality(server.spec.model, server.spec.version)
         running = self.system.launch(server_id, quality.load_s if quality.is_loadable else 1e9)
 
         def launched() -> None:

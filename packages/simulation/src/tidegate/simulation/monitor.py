@@ -85,8 +85,9 @@ class Monitor(Process):
     def _cut(self) -> None:
         for part in self._assembler.close_slice():
             if len(self._queue) < QUEUED_MAX:
-                self.checker.on_slice(part)
-                self._queue.append(self._batch_event(part))
+                event = self._batch_event(part)
+                self.checker.evidence.on_slice(part, event.id)
+                self._queue.append(event)
         self._publish()
 
     def _batch_event(self, part: batches.Slice) -> Event:
@@ -201,7 +202,7 @@ class Monitor(Process):
             if not self.counts_once:
                 batch = replace(batch, offset=rollout.judge.offset + 1)
             decision = judge.decide(rollout.judge, batch)
-            self.checker.on_judged(rollout, decision)
+            self.checker.evidence.on_judged(rollout, decision)
             after = after.with_rollout(replace(rollout, judge=decision.state))
             judged.append((rollout, batch))
             names = {"rollout_id": rollout.rollout_id, "model": state.model, "candidate": rollout.candidate}
@@ -217,7 +218,7 @@ class Monitor(Process):
         def saved() -> None:
             self.snapshots[state.model] = after
             self._models[state.model] = after
-            self.checker.on_counted(judged, event.id)
+            self.checker.evidence.on_counted(judged, event.id)
             then()
 
         # A crash between the findings and the snapshot decides the same again, under the same ids.

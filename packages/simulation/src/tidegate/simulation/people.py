@@ -124,7 +124,7 @@ class People:
             correlation_id=event_id,
         )
         # Who is not told of success sends again.
-        simulation.bus.append([event, event] if world.chance(0.1) else [event])
+        simulation.bus.append([event, event] if world.chance(0.3) else [event])
 
 
 class OnCall:
@@ -142,7 +142,7 @@ class OnCall:
         simulation = self._simulation
         simulation.world.later(self._period_s, self._look)
         for model in simulation.plan.models:
-            state = simulation.checker.states.get(model)
+            state = simulation.checker.facts.states.get(model)
             rollout = state.rollout if state is not None else None
             if rollout is None:
                 continue

@@ -7,10 +7,25 @@ from enum import StrEnum
 from typing import Final
 
 from tidegate.core.policy import resolve_policy
+from tidegate.deployer.state import Phase
 from tidegate.simulation.world import World
 from tidegate.v1.policy_pb2 import Guard, GuardPolicy, Policy, StrategyPolicy
 
 CHAOS_S: Final = (70.0, 110.0)
+# Longer than a rollout may hold, and than the faults that let it begin to hold anew.
+LONG_SILENCE_S: Final = (740.0, 800.0)
+WAITS_FOR_A_PHASE: Final = 1 / 3
+# Which phase such a fault waits for; the short and rare ones more often. An ending is when servers are stopped.
+AWAITED_PHASES: Final = {
+    Phase.STARTING: 1,
+    Phase.AWAITING_APPROVAL: 2,
+    Phase.STEPPING: 1,
+    Phase.HOLDING: 3,
+    Phase.PAUSED: 2,
+    Phase.SETTLING: 1,
+    Phase.ROLLING_BACK: 3,
+    Phase.PROMOTED: 3,
+}
 
 
 class Fault(StrEnum):
@@ -42,11 +57,12 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Strike:
-    """A fault at a time; ``length_s`` for those that last."""
+    """A fault at a time; ``length_s`` for those that last. With a ``phase`` it waits until a rollout enters that."""
 
     time_s: float
     fault: Fault
     length_s: float = 0.0
+    phase: Phase | None = None
 
 
 class Kind(StrEnum):
@@ -112,9 +128,10 @@ def draw_plan(world: World) -> Plan:
     """Draw everything from the world's generator."""
     rng = world.rng
     models = ("fraud",) if world.chance(0.75) else ("fraud", "price")
-    long_silence = world.chance(0.03)
-    chaos_s = world.between(*CHAOS_S) + (750.0 if long_silence else 0.0)
+    long_silence = world.chance(0.04)
+    chaos_s = world.between(*CHAOS_S) + (LONG_SILENCE_S[1] + 50.0 if long_silence else 0.0)
     busy_s = world.between(*CHAOS_S)
+    trainings = tuple(one for model in models for one in _trainings(world, model, busy_s))
     return Plan(
         models=models,
         policies={model: _policy(world, model, is_long=long_silence) for model in models},
@@ -122,9 +139,9 @@ def draw_plan(world: World) -> Plan:
         proxies=rng.choice((1, 2, 2, 3)),
         deployers=rng.choice((1, 2, 2)),
         chaos_s=max(chaos_s, busy_s),
-        trainings=tuple(one for model in models for one in _trainings(world, model, busy_s)),
+        trainings=trainings,
         wishes=tuple(one for model in models for one in _wishes(world, model, busy_s)),
-        strikes=tuple(_strikes(world, busy_s, long_silence=long_silence)),
+        strikes=tuple(_strikes(world, busy_s, trainings, long_silence=long_silence)),
         approver_s=rng.choice((0.0, world.between(1.0, 30.0), world.between(1.0, 30.0))),
         requests=rng.choice((12, 20, 30)),
     )
@@ -219,16 +236,30 @@ _LENGTHS: Final = {
 }
 
 
-def _strikes(world: World, busy_s: float, *, long_silence: bool) -> list[Strike]:
+def _phase(world: World) -> Phase:
+    return world.rng.choices(list(AWAITED_PHASES), weights=list(AWAITED_PHASES.values()))[0]
+
+
+def _strikes(world: World, busy_s: float, trainings: tuple[Training, ...], *, long_silence: bool) -> list[Strike]:
     """Draw which faults this seed knows at all, then how often each of them strikes."""
+    rng = world.rng
     everyday = [fault for fault in Fault if fault is not Fault.MONITOR_LONG_SILENCE]
     known = [fault for fault in everyday if world.chance(0.4)] if world.chance(0.92) else []
     strikes = []
     for fault in known:
-        for _ in range(world.rng.choice((1, 1, 2))):
+        for _ in range(rng.choice((1, 1, 2))):
             length_s = world.between(*_LENGTHS.get(fault, (0.0, 0.0)))
-            strikes.append(Strike(time_s=world.between(1.0, busy_s), fault=fault, length_s=length_s))
+            phase = _phase(world) if world.chance(WAITS_FOR_A_PHASE) else None
+            begin_s = world.between(1.0, busy_s if phase is None else 0.5 * busy_s)
+            if fault is Fault.CRASH_REGISTRY and phase is None:
+                # There is little time between a registration and the end of its event's way.
+                begin_s = rng.choice(trainings).time_s + world.between(1.0, 2.0)
+            strikes.append(Strike(time_s=begin_s, fault=fault, length_s=length_s, phase=phase))
+    if any(one.phase is Phase.HOLDING for one in strikes):
+        # Nothing else brings a rollout there.
+        length_s = world.between(45.0, 90.0)
+        strikes.append(Strike(time_s=1.0, fault=Fault.MONITOR_CUT, length_s=length_s, phase=Phase.STEPPING))
     if long_silence:
-        length_s = world.between(640.0, 700.0)
-        strikes.append(Strike(time_s=world.between(5.0, 40.0), fault=Fault.MONITOR_LONG_SILENCE, length_s=length_s))
+        length_s = world.between(*LONG_SILENCE_S)
+        strikes.append(Strike(time_s=2.0, fault=Fault.MONITOR_LONG_SILENCE, length_s=length_s, phase=Phase.STEPPING))
     return sorted(strikes, key=lambda strike: strike.time_s)

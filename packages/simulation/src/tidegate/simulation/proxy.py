@@ -31,6 +31,8 @@ class Session:
     owner: Process
     incarnation: int
     is_open: bool = True
+    superseded_s: float | None = None
+    """Since when another deployer owns the partitions: from then on the owner waits for the proxy, for one lease."""
 
     @property
     def is_dead(self) -> bool:
@@ -88,7 +90,11 @@ class Proxy(Process):
 
     def receive(self, session: Session, push: Push) -> float | None:
         """Take what was sent; return after how many seconds the acknowledgement is there, None for never."""
-        if not self.is_alive or not session.is_open or self.session is not session or self.is_cut:
+        if not self.is_alive or not session.is_open or self.session is not session:
+            return None
+        if self.is_cut:
+            # What is lost ends the stream, however short the cut is.
+            self.later(KEEPALIVE_S, lambda: self._give_up(session))
             return None
         if isinstance(push, ClusterPush):
             self.clusters = push.clusters
@@ -99,7 +105,7 @@ class Proxy(Process):
                 model: RouteTable.FromString(resources.routes[0]) for model, resources in push.models.items()
             }
             for model, table in self.tables.items():
-                self.checker.on_route_at_proxy(self.name, model, (table.epoch, table.revision))
+                self.checker.decisions.on_route_at_proxy(self.name, model, (table.epoch, table.revision))
             self.say("has %s", ", ".join(f"{one.model} {one.epoch}.{one.revision}" for one in push.models.values()))
         now_s = self.world.now_s
         if now_s < self.ack_lost_until_s:
@@ -111,9 +117,8 @@ class Proxy(Process):
     @property
     def is_beyond_lease(self) -> bool:
         """Say whether no deployer has to wait for it any more, or it comes back from there just now."""
-        if self.session is None:
-            return self.world.now_s - self.lost_s >= self.lease_s
-        return self.is_stale
+        lost_s = self.lost_s if self.session is None else self.session.superseded_s
+        return self.is_stale if lost_s is None else self.world.now_s - lost_s >= self.lease_s
 
     @property
     def held(self) -> dict[str, tuple[int, int]]:
@@ -129,7 +134,7 @@ class Proxy(Process):
         if session is not None:
             session.is_open = False
             if not self.is_stale:
-                self.lost_s = self.world.now_s
+                self.lost_s = self.world.now_s if session.superseded_s is None else session.superseded_s
             if self.control is not None:
                 self.control.disconnect(session)
 
@@ -180,20 +185,20 @@ class Proxy(Process):
         key = Key(node_id=self.name, model=model, epoch=table.epoch, revision=table.revision)
         status, latency_ms = self._ask(model, assigned)
         self._write(key, request_id, assigned, assigned, status, start_us, latency_ms)
-        self.checker.on_attempt(key, request_id, assigned, status)
+        self.checker.requests.on_attempt(key, request_id, assigned, status)
         answered_by = assigned
         fallback = format_version(line.fallback_version) if line.HasField("fallback_version") else ""
         if status != OK and fallback and fallback != assigned:
             status, latency_ms = self._ask(model, fallback)
             answered_by = fallback
             self._write(key, request_id, assigned, fallback, status, start_us, latency_ms)
-        self.checker.on_answer(self, model, assigned, answered_by, is_nobody=status == NOBODY)
+        self.checker.requests.on_answer(self, model, assigned, answered_by, is_nobody=status == NOBODY)
 
     def _ask(self, model: str, version: str) -> tuple[int, float]:
         endpoint = self.clusters.get(f"{model}@{version}", b"").decode()
         if not self.system.is_answering(endpoint):
             return NOBODY, 0.0
-        quality = self.checker.quality(model, version)
+        quality = self.checker.facts.quality(model, version)
         if quality.error_rate and self.world.chance(quality.error_rate):
             return BROKEN, 1.0
         return OK, quality.latency_ms * self.world.between(0.8, 1.2)

@@ -123,7 +123,7 @@ class Registry(Process):
             return
         self.database.consumed.add(name)
         self._add(approved, name)
-        self.checker.on_approved(model, format_version(number))
+        self.checker.versions.on_approved(model, format_version(number))
         self._relay()
 
     def was_consumed(self, event_id: str) -> bool:
@@ -177,7 +177,7 @@ class Registry(Process):
             signature=given.signature,
             verdict=decision.numbers.verdict,
         )
-        self.checker.on_registered(training.model, str(decision.version), given, decision, training.quality)
+        self.checker.versions.on_registered(training.model, str(decision.version), given, decision, training.quality)
         self.database.versions.setdefault(training.model, []).append(row)
         registered = ModelRegistered(
             model=training.model,

@@ -8,6 +8,7 @@ from tidegate.contracts.names import format_version
 from tidegate.contracts.topics import COMMANDS, REGISTRY, VALIDATION
 from tidegate.deployer.state import Phase
 from tidegate.modelhost.lifecycle import State
+from tidegate.simulation.invariants import Invariant
 from tidegate.simulation.world import Broken
 from tidegate.v1.events_pb2 import ModelBlessed, ModelRegistered, VersionApproved
 from tidegate.v1.rollout_events_pb2 import RolloutCommand
@@ -28,7 +29,7 @@ def unrest(simulation: Simulation) -> list[str]:
     if waiting:
         found.append(f"{waiting} rows wait in the outbox")
     for model in simulation.plan.models:
-        state = simulation.checker.states.get(model)
+        state = simulation.checker.facts.states.get(model)
         if state is None:
             found.append(f"{model} is unknown to the deployer")
         else:
@@ -68,7 +69,7 @@ def _unrest_of_servers(simulation: Simulation, model: str, state: ModelState) ->
     for number in state.wanted_servers():
         server = servers.get(f"{model}@{number}")
         is_up = server is not None and server.state is State.READY
-        if not is_up and simulation.checker.quality(model, str(number)).is_loadable:
+        if not is_up and simulation.checker.facts.quality(model, str(number)).is_loadable:
             found.append(f"{model}@{number} is wanted, but not ready")
     return found
 
@@ -112,12 +113,24 @@ def _unheard(simulation: Simulation, model: str, state: ModelState) -> list[str]
     return found
 
 
+def check_arms(simulation: Simulation) -> None:
+    """Check that whoever gets traffic at a proxy answers where that proxy looks for it."""
+    for proxy in simulation.proxies:
+        for model, table in proxy.tables.items():
+            for arm in (arm for line in table.lines for arm in line.arms if arm.weight_millionths):
+                server_id = f"{model}@{format_version(arm.version)}"
+                endpoint = proxy.clusters.get(server_id, b"").decode()
+                if not simulation.system.is_answering(endpoint):
+                    told = f"{proxy.name} sends to {server_id} at {endpoint or 'no endpoint'}, where nobody answers"
+                    raise Broken(Invariant.ARMS_ARE_ANSWERED, told)
+
+
 def check_end(simulation: Simulation) -> None:
     """Check what has become of every rollout."""
-    for rollout_id, life in simulation.checker.lives.items():
-        state = simulation.checker.states[life.model]
+    for rollout_id, life in simulation.checker.facts.lives.items():
+        state = simulation.checker.facts.states[life.model]
         runs = state.rollout is not None and state.rollout.rollout_id == rollout_id
         if len(life.endings) != (0 if runs else 1):
-            raise Broken("a rollout ends once", f"{rollout_id} went through {', '.join(life.phases)}")
+            raise Broken(Invariant.ENDS_ONCE, f"{rollout_id} went through {', '.join(life.phases)}")
         if life.endings and life.phases[-1] is not life.endings[0]:
-            raise Broken("a rollout ends once", f"{rollout_id} went on to {life.phases[-1]}")
+            raise Broken(Invariant.ENDS_ONCE, f"{rollout_id} went on to {life.phases[-1]}")

@@ -13,8 +13,9 @@ from tidegate.simulation import rest
 from tidegate.simulation.bus import Bus
 from tidegate.simulation.checker import Checker
 from tidegate.simulation.deployer import Deployer
-from tidegate.simulation.faults import strike
+from tidegate.simulation.faults import Strikes
 from tidegate.simulation.group import Group
+from tidegate.simulation.invariants import Invariant
 from tidegate.simulation.modelhost import ModelHost, System
 from tidegate.simulation.monitor import Monitor
 from tidegate.simulation.people import OnCall, People, Producer
@@ -25,6 +26,9 @@ from tidegate.simulation.validator import Validator
 from tidegate.simulation.world import START_S, Broken, World
 
 LOOK_EVERY_S: Final = 3.0
+# Longer than the deployer's looks at the model host are apart, so that it has heard of what is ready.
+STILL_LOOKS: Final = 2
+CALM_LOOKS: Final = 2
 REST_S: Final = 700.0
 TOPICS: Final = (TRAINING, REGISTRY, VALIDATION, COMMANDS, ROLLOUTS, MONITORING)
 
@@ -68,10 +72,10 @@ class Simulation:
         for proxy in self.proxies:
             proxy.control = self.group
             proxy.log = self.monitor.log
-        checker.proxies = [*self.proxies]
+        checker.facts.proxies = [*self.proxies]
         self.people = People(self)
+        self.strikes = Strikes(self)
         self.services = [self.registry, self.validator, self.monitor, *self.deployers]
-        self.is_calm = False
 
     def run(self) -> None:
         """Let everything happen.
@@ -87,14 +91,18 @@ class Simulation:
         self._heal()
         give_up_s = world.now_s + REST_S + max(policy.rollout.deadline_s for policy in self.plan.policies.values())
         still = 0
-        while still < 2:
+        while still < STILL_LOOKS + CALM_LOOKS:
             look_s = world.now_s + LOOK_EVERY_S
             while world.now_s < look_s:
                 world.step()
             unrest = rest.unrest(self)
             still = 0 if unrest else still + 1
             if unrest and world.now_s > give_up_s:
-                raise Broken("the system comes to rest", "; ".join(unrest))
+                raise Broken(Invariant.COMES_TO_REST, "; ".join(unrest))
+            if still == STILL_LOOKS:
+                # No fault is left to excuse anything.
+                rest.check_arms(self)
+                self.checker.requests.is_lenient = False
         rest.check_end(self)
         self._count_ends()
 
@@ -117,15 +125,14 @@ class Simulation:
             world.later(1.0 + training.time_s, _call(producer.publish, training))
         for wish in plan.wishes:
             world.later(wish.time_s, _call(self.people.wish, wish))
-        for one in plan.strikes:
-            world.later(one.time_s, _call(lambda one: strike(self, one), one))
+        self.strikes.begin()
         if plan.approver_s:
             OnCall(self, plan.approver_s).begin()
 
     def _heal(self) -> None:
         """End all faults: what is away comes back."""
         self.world.say("world", "all faults end")
-        self.is_calm = True
+        self.strikes.end()
         now_s = self.world.now_s
         self.bus.down_until_s = now_s
         for process in (self.host, *self.services, *self.proxies):
@@ -138,10 +145,10 @@ class Simulation:
             proxy.ack_lost_until_s = proxy.ack_late_until_s = now_s
 
     def _count_ends(self) -> None:
-        for life in self.checker.lives.values():
+        for life in self.checker.facts.lives.values():
             end = life.endings[0] if life.endings else f"none, it is {life.phases[-1]}"
             self.world.count(f"end: {end}")
-        self.world.coverage["request: all"] += self.checker.requests
+        self.world.coverage["request: all"] += self.checker.requests.count
 
 
 def _call(action: Callable[[Any], None], value: Any) -> Callable[[], None]:
@@ -159,7 +166,7 @@ def simulate(seed: int, *, is_told: bool = False) -> Result:
         broken, told = error.invariant, str(error)
         world.say("checker", "%s", told)
     except Exception as error:  # noqa: BLE001  (whatever it is, it belongs to this seed)
-        broken = "no code ends with an error"
+        broken = Invariant.NO_ERROR
         told = f"{broken}: {traceback.format_exception(error)[-2].strip()}: {error!r}"
         world.say("checker", "%s", told)
     return Result(

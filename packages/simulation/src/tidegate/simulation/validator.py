@@ -51,7 +51,7 @@ class Validator(Process):
         if not isinstance(message, ModelRegistered) or event.id in self._decided:
             done()
             return
-        quality = self.checker.quality(message.model, format_version(message.version))
+        quality = self.checker.facts.quality(message.model, format_version(message.version))
 
         def tell() -> None:
             verdict = verdict_on(message.artifact.digest, quality)

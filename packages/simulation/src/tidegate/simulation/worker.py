@@ -13,7 +13,7 @@ from tidegate.deployer import rollout as rollout_core
 from tidegate.deployer import wire
 from tidegate.deployer.state import Decision, ModelState
 from tidegate.simulation.bus import Fenced, Place
-from tidegate.simulation.checker import Decided
+from tidegate.simulation.checks.facts import Decided
 from tidegate.v1.rollout_events_pb2 import RolloutState, RouteApplied, RouteTable
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Worker:
             if isinstance(event.message, RolloutState):
                 self.states[event.message.model] = wire.state_from(event.message)
         for model, state in self.states.items():
-            self.deployer.checker.on_loaded(model, state)
+            self.deployer.checker.decisions.on_loaded(model, state)
             if self.deployer.habits.carries_out_again:
                 taken = core.TakenOver(time_s=self.deployer.clock_s(), cause=f"{self.deployer.name} took over")
                 self._queue.append(Item(model=model, event=taken))
@@ -178,7 +178,7 @@ class Worker:
         else:
             if self.is_owner:
                 # Nothing to commit; that it changes nothing must be right too.
-                self.deployer.checker.on_committed(self.deployer.name, outcome.decided, {})
+                self.deployer.checker.decisions.on_committed(self.deployer.name, outcome.decided, {})
             self._is_busy = False
             self._run()
 
@@ -254,7 +254,7 @@ class Worker:
         if habits.commits_offsets:
             self.bus.commit(GROUP, outcome.offsets)
         self.committed.update(outcome.states)
-        deployer.checker.on_committed(deployer.name, outcome.decided, outcome.tables)
+        deployer.checker.decisions.on_committed(deployer.name, outcome.decided, outcome.tables)
         if self.world.chance(deployer.crash_after_commit):
             self.world.count("deployer: crash between commit and effect")
             deployer.crash("between the commit and its effect")

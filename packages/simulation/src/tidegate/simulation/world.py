@@ -10,6 +10,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
+from tidegate.simulation.invariants import Invariant
+
 START_S: Final = 1_000_000.0
 EVENTS_MAX: Final = 200_000
 
@@ -19,7 +21,7 @@ Action = Callable[[], None]
 class Broken(AssertionError):  # noqa: N818  (it names what happened)
     """An invariant does not hold; ``invariant`` is its name."""
 
-    def __init__(self, invariant: str, told: str) -> None:
+    def __init__(self, invariant: Invariant, told: str) -> None:
         super().__init__(f"{invariant}: {told}")
         self.invariant = invariant
 
@@ -47,7 +49,7 @@ class World:
         self.now_s = max(self.now_s, time_s)
         self.steps += 1
         if self.steps > EVENTS_MAX:
-            raise Broken("the world comes to rest", f"{EVENTS_MAX} events happened")
+            raise Broken(Invariant.COMES_TO_REST, f"{EVENTS_MAX} events happened")
         action()
 
     def say(self, who: str, text: str, *values: object) -> None:
