@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tidegate.monitor import batches
 from tidegate.monitor.batches import ROWS_PER_SLICE_MAX, Assembler, Attempt, Key, Row
 
 KEY = Key(node_id="gateway-1", model="flight-delay", epoch=1, revision=7)
@@ -75,6 +76,33 @@ def test_failure_waits_one_slice_for_its_fallback_and_no_longer() -> None:
     assert [row.status for row in rows(assembler)] == [503]
     assembler.add(attempt(answering=STABLE))
     assert rows(assembler) == rows(assembler) == []
+
+
+def test_where_nobody_else_answers_a_failure_comes_with_the_successes_of_its_moment() -> None:
+    assembler = Assembler()
+    assembler.add(attempt("a", status=503))
+    assert rows(assembler) == []
+    assert [row.request_id for row in rows(assembler)] == ["a"]
+    assembler.add(attempt("b", status=503))
+    assembler.add(attempt("c"))
+    assembler.add(attempt("d", status=503, key=Key(node_id="gateway-1", model="flight-delay", epoch=1, revision=8)))
+    assert [row.request_id for row in rows(assembler)] == ["b", "c"]
+    # One that was answered by another arm after all: from then on failures wait again.
+    assembler.add(attempt("e", status=503))
+    assembler.add(attempt("e", answering=STABLE))
+    assert sorted(row.request_id for row in rows(assembler)) == ["d", "e"]
+    assembler.add(attempt("f", status=503))
+    assert rows(assembler) == []
+
+
+def test_memory_of_who_falls_back_is_bounded(monkeypatch) -> None:
+    monkeypatch.setattr(batches, "FALLBACKS_MAX", 3)
+    assembler = Assembler()
+    for number in range(10):
+        assembler.add(attempt(str(number), status=503, assigned=str(number), answering=str(number)))
+    rows(assembler)
+    assert len(rows(assembler)) == 10
+    assert len(assembler._falls_back) == 3
 
 
 def test_first_own_attempt_decides() -> None:

@@ -47,7 +47,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _progress(summary: Summary) -> None:
+def _progress(summary: Summary, last: Result) -> None:
+    if last.broken:
+        sys.stderr.write(f"seed {last.seed}: {last.told}\n")
     if summary.seeds % PROGRESS_EVERY == 0:
         sys.stderr.write(f"{summary.seeds:,} seeds, {summary.broken} broken\n")
 

@@ -36,13 +36,15 @@ class Summary:
                 self.failures.append(result)
 
 
-def run_seeds(seeds: Iterable[int], *, jobs: int = 1, on_progress: Callable[[Summary], None] | None = None) -> Summary:
+def run_seeds(
+    seeds: Iterable[int], *, jobs: int = 1, on_progress: Callable[[Summary, Result], None] | None = None
+) -> Summary:
     """Simulate ``seeds`` with ``jobs`` processes; the summary does not depend on how many."""
     summary = Summary()
     for result in _results(list(seeds), jobs):
         summary.add(result)
         if on_progress is not None:
-            on_progress(summary)
+            on_progress(summary, result)
     return summary
 
 

@@ -14,6 +14,8 @@ from typing import Final
 OPEN_ROWS_MAX: Final = 50_000
 REMEMBERED_IDS_MAX: Final = 50_000
 ROWS_PER_SLICE_MAX: Final = 4_000
+# Arms of routes of which it is remembered whether another arm answers in their place.
+FALLBACKS_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,9 +62,16 @@ class Row:
     own: bool
     slices: int = 0
 
-    def is_complete(self) -> bool:
+    @property
+    def arm_of_route(self) -> tuple[Key, str]:
+        """Whose fallback would answer."""
+        return self.key, self.assigned_arm
+
+    def is_complete(self, *, may_fall_back: bool = True) -> bool:
         """Say whether nothing more is awaited: a good answer, another arm's answer, or the end of one more slice."""
-        return self.slices > 0 or (self.own and (is_success(self.status) or self.attempts > 1))
+        if self.slices > 0:
+            return True
+        return self.own and (is_success(self.status) or self.attempts > 1 or not may_fall_back)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,13 +89,18 @@ def is_success(status: int) -> bool:
 
 
 class Assembler:
-    """Merges the attempts of each request, in bounded memory; what does not fit is counted as dropped."""
+    """Merges the attempts of each request, in bounded memory; what does not fit is counted as dropped.
+
+    A failure waits one slice for another arm's answer, unless none came for the last one of its arm (stable, or one in
+    a line of its own): else it would come in another batch than the successes of its moment.
+    """
 
     def __init__(self, *, open_rows_max: int = OPEN_ROWS_MAX, remembered_ids_max: int = REMEMBERED_IDS_MAX) -> None:
         self._open: dict[str, Row] = {}
         self._open_rows_max = open_rows_max
         self._emitted: OrderedDict[str, None] = OrderedDict()
         self._remembered_ids_max = remembered_ids_max
+        self._falls_back: OrderedDict[tuple[Key, str], bool] = OrderedDict()
         self._dropped: Counter[Key] = Counter()
 
     def add(self, attempt: Attempt) -> None:
@@ -110,7 +124,8 @@ class Assembler:
         """Return the complete rows by key, oldest request first; incomplete ones wait for one slice more."""
         by_key: defaultdict[Key, list[Row]] = defaultdict(list)
         for request_id, row in list(self._open.items()):
-            if row.is_complete():
+            self._learn(row)
+            if row.is_complete(may_fall_back=self._falls_back.get(row.arm_of_route, True)):
                 by_key[row.key].append(self._open.pop(request_id))
                 self._remember(request_id)
             else:
@@ -123,6 +138,14 @@ class Assembler:
                 part = tuple(rows[first : first + ROWS_PER_SLICE_MAX])
                 slices.append(Slice(key=key, rows=part, dropped=dropped[key] if first == 0 else 0))
         return slices
+
+    def _learn(self, row: Row) -> None:
+        """Learn from what was awaited whether another arm answers for this one."""
+        if row.served_arm != row.assigned_arm or row.slices > 0:
+            self._falls_back[row.arm_of_route] = row.served_arm != row.assigned_arm
+            self._falls_back.move_to_end(row.arm_of_route)
+            if len(self._falls_back) > FALLBACKS_MAX:
+                self._falls_back.popitem(last=False)
 
     def _remember(self, request_id: str) -> None:
         self._emitted[request_id] = None

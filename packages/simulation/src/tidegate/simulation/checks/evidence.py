@@ -30,7 +30,7 @@ class Toll:
 
     Differences are weighed route by route by the effective requests of a route, ``n_c n_b / (n_c + n_b)`` (Mantel and
     Haenszel 1959), since totals over routes whose weights moved can feign a difference. Batches would not do: a failure
-    of stable waits one slice for another answer, so that it comes in a later batch than the successes.
+    can wait one slice for another arm's answer, so that it comes in a later batch than the successes.
     """
 
     beside: dict[RouteKey, tuple[Tally, Tally]] = field(default_factory=dict)
