@@ -84,6 +84,9 @@ class Worker:
 
     def load(self) -> None:
         """Load what was committed; a new epoch of the routes begins."""
+        if self.is_gone:
+            # Given up before it was loaded: what comes is the next owner's to hear of.
+            return
         for event in self.bus.log(ROLLOUT_STATE.name, self.partition):
             if isinstance(event.message, RolloutState):
                 self.states[event.message.model] = wire.state_from(event.message)
