@@ -64,8 +64,8 @@ async def test_failing_candidate_costs_no_client_anything_and_its_failures_are_l
 async def test_concurrent_requests_to_failing_candidate_all_fall_back(world):
     world.upstreams["1.1.0"].status = 500
     await world.apply(world.table({"1.0.0": 0, "1.1.0": MILLION}, fallback="1.0.0"))
-    answers = await asyncio.gather(*(world.infer() for _ in range(300)))
-    assert Counter(answer.status for answer in answers) == {200: 300}
+    answers = await asyncio.gather(*(world.infer() for _ in range(150)))
+    assert Counter(answer.status for answer in answers) == {200: 150}
 
 
 async def test_hanging_candidate_is_given_up_and_stable_answers(world):

@@ -156,6 +156,10 @@ class Proxy(Process):
                 self.say("is connected to %s", self.session.owner.name)
 
     def _caught_up(self) -> None:
+        if self.world.now_s < self.ack_lost_until_s + KEEPALIVE_S:
+            # Its acknowledgements are lost: the routes come only after it has been heard.
+            self.later(CATCH_UP_S, self._caught_up)
+            return
         if self.session is not None and not self.session.is_dead:
             self.is_stale = False
 
