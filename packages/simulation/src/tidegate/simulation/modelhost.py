@@ -148,8 +148,12 @@ class ModelHost(Process):
                     self.later(delay_s, lambda: self._launch(server_id))
 
     def _kill(self, server_id: str) -> None:
+        server = self.servers.get(server_id)
+        # One that did not get ready in time may do so while it is being ended: it was down all the while.
+        was_starting = server is not None and server.state is State.STARTING
         for running in self.system.of_server(server_id):
-            self.checker.versions.on_stopped(server_id, was_answering=self.system.is_answering(running.endpoint))
+            is_answering = self.system.is_answering(running.endpoint) and not was_starting
+            self.checker.versions.on_stopped(server_id, was_answering=is_answering)
             self.system.end(running)
 
     def _forget(self, server_id: str) -> None:
