@@ -17,7 +17,11 @@ from tidegate.v1.events_pb2 import TrainingCompleted
 DEADLINE_S = 60.0
 
 
-async def test_a_group_that_was_given_nothing_gets_its_partitions_once_the_broker_tells_of_them(kafka_broker):
+async def test_a_group_that_was_given_nothing_gets_its_partitions_once_the_broker_tells_of_them(
+    kafka_broker, tmp_path, monkeypatch
+):
+    # faust makes a folder where it stands.
+    monkeypatch.chdir(tmp_path)
     # A broker that is coming up tells of no topics, either; only by luck could a test ask it in that moment.
     settings = KafkaSettings(bootstrap=kafka_broker, topic_prefix=f"t{uuid.uuid4().hex[:12]}", partition_count=2)
     shared_out: asyncio.Queue[int] = asyncio.Queue()
