@@ -42,6 +42,7 @@ from tidegate.registry.store import (
     remember,
     was_consumed,
 )
+from tidegate.registry.turns import Turns
 from tidegate.registry.versioning import (
     Change,
     Comparison,
@@ -82,6 +83,7 @@ class Registrar:
         self._store = store
         self._intake = intake
         self._work_dir = work_dir
+        self._turns = Turns(store.engine)
 
     async def register(self, training: TrainingCompleted, cause: Cause) -> Registration:
         """Register a version; the same cause, and the same request_id and body, get the same answer.
@@ -103,16 +105,20 @@ class Registrar:
         _refuse_if(missing_facts(training, policy.registration))
         with full_disk_is_unavailable(), self._fresh_folder() as folder:
             prepared = await self._prepare(training, policy, revision, Path(folder))
-            for _ in range(TRIES_MAX):
-                basis = await self._decide(prepared, Path(folder))
-                registered = await self._store_files(prepared, basis, cause)
-                try:
-                    return await self._commit(prepared, basis, registered, cause)
-                except Conflict as error:
-                    # Somebody else registered meanwhile: the number may be another one now.
-                    if error.code not in ("LINE_MOVED", "ROW_EXISTS"):
-                        raise
-        raise Conflict(f"the line of {training.model} moved {TRIES_MAX} times meanwhile", code="LINE_MOVED")
+            async with self._turns.of(training.model):
+                return await self._decide_and_commit(prepared, Path(folder), cause)
+
+    async def _decide_and_commit(self, prepared: Prepared, folder: Path, cause: Cause) -> Registration:
+        """Decide from the line as it is, and commit if it still is so; policies and verdicts move it without a turn."""
+        for _ in range(TRIES_MAX):
+            basis = await self._decide(prepared, folder)
+            registered = await self._store_files(prepared, basis, cause)
+            try:
+                return await self._commit(prepared, basis, registered, cause)
+            except Conflict as error:
+                if error.code not in ("LINE_MOVED", "ROW_EXISTS"):
+                    raise
+        raise Conflict(f"the line of {prepared.training.model} moved {TRIES_MAX} times meanwhile", code="LINE_MOVED")
 
     def _fresh_folder(self) -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(dir=self._work_dir, prefix="registration-")

@@ -82,7 +82,7 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open the one write transaction; committed unless the block raises."""
-        with _translated(), self.engine.connect() as plain:
+        with translated_errors(), self.engine.connect() as plain:
             connection = plain.execution_options(tidegate_writes=True)
             with connection.begin():
                 if not self._is_sqlite:
@@ -92,13 +92,13 @@ class Store:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a read transaction: all queries see one state."""
-        with _translated(), self.engine.connect() as connection, connection.begin():
+        with translated_errors(), self.engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def snapshotting(self) -> Iterator[Connection]:
         """Open a read transaction that sees one state however long it lasts, while others write."""
-        with _translated(), self.engine.connect() as plain:
+        with translated_errors(), self.engine.connect() as plain:
             # SQLite's log gives that to every reader; PostgreSQL must be asked for it.
             level = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
             connection = plain.execution_options(**level)
@@ -165,7 +165,8 @@ def _engine(url: str, busy_timeout_ms: int) -> Engine:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated_errors() -> Iterator[None]:
+    """Turn the database's errors into ours: Conflict for a row that exists, else Unavailable."""
     try:
         yield
     except IntegrityError as error:
