@@ -30,7 +30,6 @@ from tidegate.v1.values_pb2 import Artifact
 
 SOURCE: Final = "tidegate/client"
 PAGE_SIZE: Final = 200
-PAGES_MAX: Final = 100
 REGISTRATION_TYPES: Final = ("ModelRegistered", "RegistrationRejected", "RegistrationDuplicate")
 # A broker's clock may differ a little from ours.
 CLOCK_TOLERANCE: Final = timedelta(minutes=1)
@@ -152,18 +151,19 @@ class TidegateClient(RolloutCalls):
         version: registry_api.ModelVersion = self._ask_registry(self._registry.GetVersion, request).version
         return version
 
-    def list_versions(self, model: str) -> list[registry_api.ModelVersion]:
-        """Return the versions of ``model``, newest first (at most PAGES_MAX pages)."""
+    def list_versions(self, model: str, *, full: bool = False) -> list[registry_api.ModelVersion]:
+        """Return the versions of ``model``, newest first; with ``full`` also each one's decision and policy."""
+        view = registry_api.VERSION_VIEW_FULL if full else registry_api.VERSION_VIEW_BASIC
+        parent = f"models/{model}"
         found: list[registry_api.ModelVersion] = []
         token = ""
-        for _ in range(PAGES_MAX):
-            request = registry_api.ListVersionsRequest(parent=f"models/{model}", page_size=PAGE_SIZE, page_token=token)
+        while True:
+            request = registry_api.ListVersionsRequest(parent=parent, page_size=PAGE_SIZE, page_token=token, view=view)
             response = self._ask_registry(self._registry.ListVersions, request)
             found.extend(response.versions)
             token = response.next_page_token
             if not token:
-                break
-        return found
+                return found
 
     def get_model(self, model: str) -> registry_api.Model:
         """Return ``model`` with its aliases."""
@@ -172,9 +172,16 @@ class TidegateClient(RolloutCalls):
         return found
 
     def list_models(self) -> list[registry_api.Model]:
-        """Return the models by name (the first page)."""
-        request = registry_api.ListModelsRequest(page_size=PAGE_SIZE)
-        return list(self._ask_registry(self._registry.ListModels, request).models)
+        """Return the models by name."""
+        found: list[registry_api.Model] = []
+        token = ""
+        while True:
+            request = registry_api.ListModelsRequest(page_size=PAGE_SIZE, page_token=token)
+            response = self._ask_registry(self._registry.ListModels, request)
+            found.extend(response.models)
+            token = response.next_page_token
+            if not token:
+                return found
 
     def get_lineage(self, reference: str) -> registry_api.GetLineageResponse:
         """Return where the version that ``reference`` names comes from."""

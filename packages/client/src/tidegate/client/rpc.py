@@ -77,6 +77,8 @@ def from_rpc_error(error: Any, *, address: str) -> TidegateError:
     if kind is Unavailable and not details:
         message = f"no answer from {address}: {message}"
         hint = hint or "see `tidegate status`; `tidegate up` starts the embedded stack"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not details:
+        hint = hint or "the answer is larger than this client takes; ask for less at once (page_size, view)"
     fields = [
         violation.field
         for detail in details

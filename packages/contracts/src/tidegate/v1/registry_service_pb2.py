@@ -28,13 +28,15 @@ from tidegate.v1 import policy_pb2 as tidegate_dot_v1_dot_policy__pb2
 from tidegate.v1 import values_pb2 as tidegate_dot_v1_dot_values__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tidegate/v1/registry_service.proto\x12\x0btidegate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tidegate/v1/events.proto\x1a\x18tidegate/v1/policy.proto\x1a\x18tidegate/v1/values.proto\"\xa4\x01\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\nregistered\x18\x02 \x01(\x0b\x32\x1c.tidegate.v1.ModelRegistered\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12\x12\n\nvalidation\x18\x05 \x01(\t\"\x81\x01\n\nModelAlias\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12%\n\x07version\x18\x02 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb5\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x07\x61liases\x18\x02 \x03(\x0b\x32\x17.tidegate.v1.ModelAlias\x12,\n\x0elatest_version\x18\x03 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x15\n\rversion_count\x18\x04 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x16RegisterVersionRequest\x12\x30\n\x08training\x18\x01 \x01(\x0b\x32\x1e.tidegate.v1.TrainingCompleted\"X\n\x17RegisterVersionResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.tidegate.v1.ModelVersion\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"!\n\x11GetVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x12GetVersionResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.tidegate.v1.ModelVersion\"L\n\x13ListVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\\\n\x14ListVersionsResponse\x12+\n\x08versions\x18\x01 \x03(\x0b\x32\x19.tidegate.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.tidegate.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.tidegate.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11GetLineageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa4\x01\n\x12GetLineageResponse\x12%\n\x07lineage\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Lineage\x12&\n\x08\x62\x61seline\x18\x02 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x17\n\x0f\x61rtifact_digest\x18\x03 \x01(\t\x12&\n\x08\x63hildren\x18\x04 \x03(\x0b\x32\x14.tidegate.v1.Version\"y\n\x0fSetAliasRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12%\n\x07version\x18\x03 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\":\n\x10SetAliasResponse\x12&\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x17.tidegate.v1.ModelAlias\"M\n\x12\x41pplyPolicyRequest\x12#\n\x06policy\x18\x01 \x01(\x0b\x32\x13.tidegate.v1.Policy\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"S\n\x13\x41pplyPolicyResponse\x12#\n\x06policy\x18\x01 \x01(\x0b\x32\x13.tidegate.v1.Policy\x12\x17\n\x0fpolicy_revision\x18\x02 \x01(\x04\" \n\x10GetPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x11GetPolicyResponse\x12#\n\x06policy\x18\x01 \x01(\x0b\x32\x13.tidegate.v1.Policy\x12\x17\n\x0fpolicy_revision\x18\x02 \x01(\x04\x32\xe1\x05\n\x0fRegistryService\x12\\\n\x0fRegisterVersion\x12#.tidegate.v1.RegisterVersionRequest\x1a$.tidegate.v1.RegisterVersionResponse\x12M\n\nGetVersion\x12\x1e.tidegate.v1.GetVersionRequest\x1a\x1f.tidegate.v1.GetVersionResponse\x12S\n\x0cListVersions\x12 .tidegate.v1.ListVersionsRequest\x1a!.tidegate.v1.ListVersionsResponse\x12G\n\x08GetModel\x12\x1c.tidegate.v1.GetModelRequest\x1a\x1d.tidegate.v1.GetModelResponse\x12M\n\nListModels\x12\x1e.tidegate.v1.ListModelsRequest\x1a\x1f.tidegate.v1.ListModelsResponse\x12M\n\nGetLineage\x12\x1e.tidegate.v1.GetLineageRequest\x1a\x1f.tidegate.v1.GetLineageResponse\x12G\n\x08SetAlias\x12\x1c.tidegate.v1.SetAliasRequest\x1a\x1d.tidegate.v1.SetAliasResponse\x12P\n\x0b\x41pplyPolicy\x12\x1f.tidegate.v1.ApplyPolicyRequest\x1a .tidegate.v1.ApplyPolicyResponse\x12J\n\tGetPolicy\x12\x1d.tidegate.v1.GetPolicyRequest\x1a\x1e.tidegate.v1.GetPolicyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tidegate/v1/registry_service.proto\x12\x0btidegate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18tidegate/v1/events.proto\x1a\x18tidegate/v1/policy.proto\x1a\x18tidegate/v1/values.proto\"\xa4\x01\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\nregistered\x18\x02 \x01(\x0b\x32\x1c.tidegate.v1.ModelRegistered\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12\x12\n\nvalidation\x18\x05 \x01(\t\"\x81\x01\n\nModelAlias\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12%\n\x07version\x18\x02 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb5\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\x07\x61liases\x18\x02 \x03(\x0b\x32\x17.tidegate.v1.ModelAlias\x12,\n\x0elatest_version\x18\x03 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x15\n\rversion_count\x18\x04 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x16RegisterVersionRequest\x12\x30\n\x08training\x18\x01 \x01(\x0b\x32\x1e.tidegate.v1.TrainingCompleted\"X\n\x17RegisterVersionResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.tidegate.v1.ModelVersion\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"!\n\x11GetVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x12GetVersionResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.tidegate.v1.ModelVersion\"t\n\x13ListVersionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12&\n\x04view\x18\x04 \x01(\x0e\x32\x18.tidegate.v1.VersionView\"\\\n\x14ListVersionsResponse\x12+\n\x08versions\x18\x01 \x03(\x0b\x32\x19.tidegate.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.tidegate.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.tidegate.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11GetLineageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa4\x01\n\x12GetLineageResponse\x12%\n\x07lineage\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Lineage\x12&\n\x08\x62\x61seline\x18\x02 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x17\n\x0f\x61rtifact_digest\x18\x03 \x01(\t\x12&\n\x08\x63hildren\x18\x04 \x03(\x0b\x32\x14.tidegate.v1.Version\"y\n\x0fSetAliasRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12%\n\x07version\x18\x03 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\":\n\x10SetAliasResponse\x12&\n\x05\x61lias\x18\x01 \x01(\x0b\x32\x17.tidegate.v1.ModelAlias\"M\n\x12\x41pplyPolicyRequest\x12#\n\x06policy\x18\x01 \x01(\x0b\x32\x13.tidegate.v1.Policy\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"S\n\x13\x41pplyPolicyResponse\x12#\n\x06policy\x18\x01 \x01(\x0b\x32\x13.tidegate.v1.Policy\x12\x17\n\x0fpolicy_revision\x18\x02 \x01(\x04\" \n\x10GetPolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x11GetPolicyResponse\x12#\n\x06policy\x18\x01 \x01(\x0b\x32\x13.tidegate.v1.Policy\x12\x17\n\x0fpolicy_revision\x18\x02 \x01(\x04*Z\n\x0bVersionView\x12\x1c\n\x18VERSION_VIEW_UNSPECIFIED\x10\x00\x12\x16\n\x12VERSION_VIEW_BASIC\x10\x01\x12\x15\n\x11VERSION_VIEW_FULL\x10\x02\x32\xe1\x05\n\x0fRegistryService\x12\\\n\x0fRegisterVersion\x12#.tidegate.v1.RegisterVersionRequest\x1a$.tidegate.v1.RegisterVersionResponse\x12M\n\nGetVersion\x12\x1e.tidegate.v1.GetVersionRequest\x1a\x1f.tidegate.v1.GetVersionResponse\x12S\n\x0cListVersions\x12 .tidegate.v1.ListVersionsRequest\x1a!.tidegate.v1.ListVersionsResponse\x12G\n\x08GetModel\x12\x1c.tidegate.v1.GetModelRequest\x1a\x1d.tidegate.v1.GetModelResponse\x12M\n\nListModels\x12\x1e.tidegate.v1.ListModelsRequest\x1a\x1f.tidegate.v1.ListModelsResponse\x12M\n\nGetLineage\x12\x1e.tidegate.v1.GetLineageRequest\x1a\x1f.tidegate.v1.GetLineageResponse\x12G\n\x08SetAlias\x12\x1c.tidegate.v1.SetAliasRequest\x1a\x1d.tidegate.v1.SetAliasResponse\x12P\n\x0b\x41pplyPolicy\x12\x1f.tidegate.v1.ApplyPolicyRequest\x1a .tidegate.v1.ApplyPolicyResponse\x12J\n\tGetPolicy\x12\x1d.tidegate.v1.GetPolicyRequest\x1a\x1e.tidegate.v1.GetPolicyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tidegate.v1.registry_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_VERSIONVIEW']._serialized_start=2021
+  _globals['_VERSIONVIEW']._serialized_end=2111
   _globals['_MODELVERSION']._serialized_start=163
   _globals['_MODELVERSION']._serialized_end=327
   _globals['_MODELALIAS']._serialized_start=330
@@ -50,33 +52,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETVERSIONRESPONSE']._serialized_start=846
   _globals['_GETVERSIONRESPONSE']._serialized_end=910
   _globals['_LISTVERSIONSREQUEST']._serialized_start=912
-  _globals['_LISTVERSIONSREQUEST']._serialized_end=988
-  _globals['_LISTVERSIONSRESPONSE']._serialized_start=990
-  _globals['_LISTVERSIONSRESPONSE']._serialized_end=1082
-  _globals['_GETMODELREQUEST']._serialized_start=1084
-  _globals['_GETMODELREQUEST']._serialized_end=1115
-  _globals['_GETMODELRESPONSE']._serialized_start=1117
-  _globals['_GETMODELRESPONSE']._serialized_end=1170
-  _globals['_LISTMODELSREQUEST']._serialized_start=1172
-  _globals['_LISTMODELSREQUEST']._serialized_end=1230
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1232
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1313
-  _globals['_GETLINEAGEREQUEST']._serialized_start=1315
-  _globals['_GETLINEAGEREQUEST']._serialized_end=1348
-  _globals['_GETLINEAGERESPONSE']._serialized_start=1351
-  _globals['_GETLINEAGERESPONSE']._serialized_end=1515
-  _globals['_SETALIASREQUEST']._serialized_start=1517
-  _globals['_SETALIASREQUEST']._serialized_end=1638
-  _globals['_SETALIASRESPONSE']._serialized_start=1640
-  _globals['_SETALIASRESPONSE']._serialized_end=1698
-  _globals['_APPLYPOLICYREQUEST']._serialized_start=1700
-  _globals['_APPLYPOLICYREQUEST']._serialized_end=1777
-  _globals['_APPLYPOLICYRESPONSE']._serialized_start=1779
-  _globals['_APPLYPOLICYRESPONSE']._serialized_end=1862
-  _globals['_GETPOLICYREQUEST']._serialized_start=1864
-  _globals['_GETPOLICYREQUEST']._serialized_end=1896
-  _globals['_GETPOLICYRESPONSE']._serialized_start=1898
-  _globals['_GETPOLICYRESPONSE']._serialized_end=1979
-  _globals['_REGISTRYSERVICE']._serialized_start=1982
-  _globals['_REGISTRYSERVICE']._serialized_end=2719
+  _globals['_LISTVERSIONSREQUEST']._serialized_end=1028
+  _globals['_LISTVERSIONSRESPONSE']._serialized_start=1030
+  _globals['_LISTVERSIONSRESPONSE']._serialized_end=1122
+  _globals['_GETMODELREQUEST']._serialized_start=1124
+  _globals['_GETMODELREQUEST']._serialized_end=1155
+  _globals['_GETMODELRESPONSE']._serialized_start=1157
+  _globals['_GETMODELRESPONSE']._serialized_end=1210
+  _globals['_LISTMODELSREQUEST']._serialized_start=1212
+  _globals['_LISTMODELSREQUEST']._serialized_end=1270
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1272
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1353
+  _globals['_GETLINEAGEREQUEST']._serialized_start=1355
+  _globals['_GETLINEAGEREQUEST']._serialized_end=1388
+  _globals['_GETLINEAGERESPONSE']._serialized_start=1391
+  _globals['_GETLINEAGERESPONSE']._serialized_end=1555
+  _globals['_SETALIASREQUEST']._serialized_start=1557
+  _globals['_SETALIASREQUEST']._serialized_end=1678
+  _globals['_SETALIASRESPONSE']._serialized_start=1680
+  _globals['_SETALIASRESPONSE']._serialized_end=1738
+  _globals['_APPLYPOLICYREQUEST']._serialized_start=1740
+  _globals['_APPLYPOLICYREQUEST']._serialized_end=1817
+  _globals['_APPLYPOLICYRESPONSE']._serialized_start=1819
+  _globals['_APPLYPOLICYRESPONSE']._serialized_end=1902
+  _globals['_GETPOLICYREQUEST']._serialized_start=1904
+  _globals['_GETPOLICYREQUEST']._serialized_end=1936
+  _globals['_GETPOLICYRESPONSE']._serialized_start=1938
+  _globals['_GETPOLICYRESPONSE']._serialized_end=2019
+  _globals['_REGISTRYSERVICE']._serialized_start=2114
+  _globals['_REGISTRYSERVICE']._serialized_end=2851
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tidegate.v1 import events_pb2 as _events_pb2
 from tidegate.v1 import policy_pb2 as _policy_pb2
 from tidegate.v1 import values_pb2 as _values_pb2
@@ -21,6 +22,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _VersionView:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VersionViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VersionView.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERSION_VIEW_UNSPECIFIED: _VersionView.ValueType  # 0
+    """As BASIC."""
+    VERSION_VIEW_BASIC: _VersionView.ValueType  # 1
+    """Without the bulk of a version: ModelRegistered.decision keeps its rule only, and policy is left out. GetVersion has them."""
+    VERSION_VIEW_FULL: _VersionView.ValueType  # 2
+    """Everything that was registered."""
+
+class VersionView(_VersionView, metaclass=_VersionViewEnumTypeWrapper):
+    """How much of a version a list gives."""
+
+VERSION_VIEW_UNSPECIFIED: VersionView.ValueType  # 0
+"""As BASIC."""
+VERSION_VIEW_BASIC: VersionView.ValueType  # 1
+"""Without the bulk of a version: ModelRegistered.decision keeps its rule only, and policy is left out. GetVersion has them."""
+VERSION_VIEW_FULL: VersionView.ValueType  # 2
+"""Everything that was registered."""
+Global___VersionView: _TypeAlias = VersionView  # noqa: Y015
 
 @_typing.final
 class ModelVersion(_message.Message):
@@ -255,22 +280,26 @@ class ListVersionsRequest(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """Required. models/M."""
     page_size: _builtins.int
-    """At most; 0 = 50, greatest 1000."""
+    """At most; 0 = 50, greatest 1000. A page ends earlier where it would have more than 1 MiB."""
     page_token: _builtins.str
     """From the previous response."""
+    view: Global___VersionView.ValueType
+    """How much of each version."""
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        view: Global___VersionView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -44,10 +46,12 @@ def read_alias(connection: Connection, model: str, alias: str) -> ModelAlias | N
     return None if row is None else _to_wire(row)
 
 
-def list_aliases(connection: Connection, model: str) -> list[ModelAlias]:
-    """Return the aliases of a model, by name."""
-    rows = connection.execute(select(aliases).where(aliases.c.model == model).order_by(aliases.c.alias))
-    return [_to_wire(row) for row in rows]
+def list_aliases(connection: Connection, models: Collection[str]) -> defaultdict[str, list[ModelAlias]]:
+    """Return the aliases of each model, by name."""
+    found: defaultdict[str, list[ModelAlias]] = defaultdict(list)
+    for row in connection.execute(select(aliases).where(aliases.c.model.in_(models)).order_by(aliases.c.alias)):
+        found[row.model].append(_to_wire(row))
+    return found
 
 
 def move_alias(connection: Connection, move: AliasMove, *, cause: Cause, number: int = 0) -> None:

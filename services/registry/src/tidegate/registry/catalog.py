@@ -116,7 +116,7 @@ def read_line(connection: Connection, model: str, *, major_line: int, fingerprin
 
 def read_version_by_id(connection: Connection, row_id: int) -> StoredVersion:
     """Return the version with this row id, which exists."""
-    return _stored(connection.execute(select(*_STORED).where(versions.c.id == row_id)).one())
+    return stored_version(connection.execute(select(*STORED).where(versions.c.id == row_id)).one())
 
 
 def read_version(connection: Connection, model: str, wanted: Version | str) -> StoredVersion:
@@ -128,7 +128,7 @@ def read_version(connection: Connection, model: str, wanted: Version | str) -> S
     """
     if isinstance(wanted, str):
         row = connection.execute(
-            select(*_STORED)
+            select(*STORED)
             .join_from(
                 aliases,
                 versions,
@@ -141,11 +141,11 @@ def read_version(connection: Connection, model: str, wanted: Version | str) -> S
         ).first()
         missing = f"{model}@{wanted}"
     else:
-        row = connection.execute(select(*_STORED).where(is_version(model, wanted))).first()
+        row = connection.execute(select(*STORED).where(is_version(model, wanted))).first()
         missing = version_reference(model, wanted)
     if row is None:
         raise NotFound(f"version {missing} does not exist", code="VERSION_NOT_FOUND", field="name")
-    return _stored(row)
+    return stored_version(row)
 
 
 def is_version(model: str, version: Version) -> Any:
@@ -158,10 +158,11 @@ def is_version(model: str, version: Version) -> Any:
     )
 
 
-_STORED = (versions.c.id, versions.c.registered, versions.c.validation, versions.c.create_time)
+STORED = (versions.c.id, versions.c.registered, versions.c.validation, versions.c.create_time)
 
 
-def _stored(row: Any) -> StoredVersion:
+def stored_version(row: Any) -> StoredVersion:
+    """Return a row of STORED."""
     return StoredVersion(
         id=row.id,
         registered=ModelRegistered.FromString(bytes(row.registered)),

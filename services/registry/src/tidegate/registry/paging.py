@@ -5,12 +5,32 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
 
 from tidegate.core.errors import InvalidInput
 
 PAGE_SIZE_DEFAULT: Final = 50
 PAGE_SIZE_MAX: Final = 1000
+# A quarter of what gRPC clients take by default: room for the one row that goes over it.
+PAGE_BYTES_MAX: Final = 1 << 20
+
+
+M = TypeVar("M", bound=Message)
+
+
+def fitting(rows: Iterable[M], *, size: int) -> tuple[list[M], bool]:
+    """Return the rows of one page and whether more come: at most ``size`` and PAGE_BYTES_MAX, but at least one."""
+    page: list[M] = []
+    total_bytes = 0
+    for row in rows:
+        total_bytes += row.ByteSize()
+        if page and (len(page) == size or total_bytes > PAGE_BYTES_MAX):
+            return page, True
+        page.append(row)
+    return page, False
 
 
 def page_size(wanted: int) -> int:

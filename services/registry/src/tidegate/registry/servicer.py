@@ -73,8 +73,10 @@ class RegistryServicer(RegistryServiceServicer):
         """Return a page of versions, newest first."""
         model = _parsed(parse_model_resource, request.parent, field="parent")
         size = page_size(request.page_size)
-        return await self._store.read(
-            lambda connection: lookups.list_versions(connection, model, size=size, token=request.page_token)
+        return await self._store.scan(
+            lambda connection: lookups.list_versions(
+                connection, model, size=size, token=request.page_token, view=request.view
+            )
         )
 
     async def GetModel(self, request: Any, context: Any) -> api.GetModelResponse:
@@ -87,14 +89,14 @@ class RegistryServicer(RegistryServiceServicer):
     async def ListModels(self, request: Any, context: Any) -> api.ListModelsResponse:
         """Return a page of models, by name."""
         size = page_size(request.page_size)
-        return await self._store.read(
+        return await self._store.scan(
             lambda connection: lookups.list_models(connection, size=size, token=request.page_token)
         )
 
     async def GetLineage(self, request: Any, context: Any) -> api.GetLineageResponse:
         """Return where a version comes from."""
         model, wanted = _parsed(parse_version_name, request.name)
-        return await self._store.read(lambda connection: lookups.get_lineage(connection, model, wanted))
+        return await self._store.scan(lambda connection: lookups.get_lineage(connection, model, wanted))
 
     async def GetPolicy(self, request: Any, context: Any) -> api.GetPolicyResponse:
         """Return the policy in force."""

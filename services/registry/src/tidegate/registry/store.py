@@ -124,13 +124,16 @@ class Store:
         return result
 
     async def read(self, work: Callable[[Connection], R]) -> R:
-        """Run ``work`` in a read transaction; on SQLite at once, since a thread would cost more than the query."""
+        """Run ``work``, which reads a row or two; on SQLite at once, since a thread would cost more than the query."""
+        return self._read(work) if self._is_sqlite else await self.scan(work)
 
-        def transact() -> R:
-            with self.reading() as connection:
-                return work(connection)
+    async def scan(self, work: Callable[[Connection], R]) -> R:
+        """Run ``work``, which reads many rows, in a thread: others are answered meanwhile."""
+        return await asyncio.to_thread(self._read, work)
 
-        return transact() if self._is_sqlite else await asyncio.to_thread(transact)
+    def _read(self, work: Callable[[Connection], R]) -> R:
+        with self.reading() as connection:
+            return work(connection)
 
     def close(self) -> None:
         """Close all connections."""
