@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import re
 import sys
 import uuid
 from http import HTTPStatus
@@ -14,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 import uvicorn
+from bodies import PlainBodies
 from tensors import DATATYPES, OUTPUT_DATATYPES, array_of, output_of
 
 # The SDK parses the command line on import and would take its own options from ours.
@@ -31,6 +33,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument  # noqa:
 GRACE_S: Final = 5
 KEEP_ALIVE_S: Final = 3600
 PLATFORM: Final = "onnxruntime_onnx"
+# What ONNX Runtime says of a text pipeline (StringNormalizer) where the system lacks the locale.
+LOCALE: Final = re.compile(r"[Ff]ailed to construct locale with name: ?([\w.@-]+\w)")
 
 log = logging.getLogger("tidegate.runtime")
 
@@ -45,7 +49,10 @@ class OnnxModel(Model):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._inputs = {tensor.name: tensor for tensor in self._session.get_inputs()}
+        # Inputs with a default in an initializer may be given, and may be left out.
+        self._defaults = {tensor.name for tensor in self._session.get_overridable_initializers()}
+        inputs = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
+        self._inputs = {tensor.name: tensor for tensor in inputs}
         self._outputs = {tensor.name: tensor for tensor in self._session.get_outputs()}
         for tensor in (*self._inputs.values(), *self._outputs.values()):
             if tensor.type not in DATATYPES:
@@ -85,10 +92,13 @@ class OnnxModel(Model):
         if not isinstance(payload, InferRequest):
             raise InvalidInput("only the Open Inference Protocol v2 is served")
         given = {tensor.name: tensor for tensor in payload.inputs}
-        if len(given) != len(payload.inputs) or given.keys() != self._inputs.keys():
+        required = self._inputs.keys() - self._defaults
+        if len(given) != len(payload.inputs) or not required <= given.keys() <= self._inputs.keys():
             names = [tensor.name for tensor in payload.inputs]
-            raise InvalidInput(f"inputs are {names}, expected each of {list(self._inputs)} once")
-        return {name: array_of(given[name], self._inputs[name]) for name in self._inputs}
+            optional = f", and at most once each of {sorted(self._defaults)}" if self._defaults else ""
+            expected = [name for name in self._inputs if name in required]
+            raise InvalidInput(f"inputs are {names}, expected each of {expected} once{optional}")
+        return {name: array_of(tensor, self._inputs[name]) for name, tensor in given.items()}
 
     def _run(self, names: list[str], feed: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         try:
@@ -146,6 +156,14 @@ async def refuse_malformed(_request: Any, error: Exception) -> JSONResponse:
     return JSONResponse({"error": f"the body is no inference request: {found}"}, HTTPStatus.BAD_REQUEST)
 
 
+def why_not_loaded(error: Exception) -> str:
+    """Return the cause in one line, and first what to do where that is known."""
+    cause = " ".join(str(error).split())
+    found = LOCALE.search(cause)
+    hint = f"install the locale {found.group(1)} (Debian: locales, `locale-gen {found.group(1)}`): " if found else ""
+    return f"{hint}the model does not load: {type(error).__name__}: {cause}"
+
+
 def serve(*, model: OnnxModel, listen: str) -> None:
     """Serve ``model`` on ``unix:/path`` or ``tcp:host:port`` until SIGTERM; nothing else is opened."""
     server = ModelServer(enable_grpc=False, enable_latency_logging=False)
@@ -159,7 +177,7 @@ def serve(*, model: OnnxModel, listen: str) -> None:
     host, _, port = address.rpartition(":")
     place: dict[str, Any] = {"uds": address} if kind == "unix" else {"host": host, "port": int(port)}
     uvicorn.run(
-        OneVersion(kserve_app, version=model.version),
+        OneVersion(PlainBodies(kserve_app), version=model.version),
         log_config=None,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_S,  # longer than the proxy's, so that only the proxy closes
@@ -178,9 +196,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="intra-op threads of ONNX Runtime")
     arguments = parser.parse_args(_ARGV[1:])
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    model = OnnxModel(
-        name=arguments.model_name, version=arguments.version, path=arguments.model_path, threads=arguments.threads
-    )
+    try:
+        model = OnnxModel(
+            name=arguments.model_name, version=arguments.version, path=arguments.model_path, threads=arguments.threads
+        )
+    except Exception as error:  # noqa: BLE001  (ONNX Runtime's exceptions have no common base)
+        # One line that tells the cause: where in the runtime it was raised helps nobody who made the model.
+        raise SystemExit(why_not_loaded(error)) from None
     log.info("loaded %s@%s", model.name, model.version)
     serve(model=model, listen=arguments.listen)
 

@@ -10,6 +10,7 @@ import numpy as np
 from kserve import InferInput, InferOutput
 from kserve.errors import InferenceError, InvalidInput
 from kserve.utils.numpy_codec import to_np_dtype
+from widening import takes
 
 # ONNX Runtime's type -> the protocol's datatype.
 DATATYPES: Final = {
@@ -34,9 +35,12 @@ _ACCEPTED_KINDS: Final = {"b": "b", "i": "iu", "u": "iu", "f": "fiu"}
 
 
 def array_of(given: InferInput, expected: Any) -> np.ndarray[Any, Any]:
-    """Return the array of ``given`` for the model's input ``expected``; raises InvalidInput naming the input."""
+    """Return the array of ``given`` for the model's input ``expected``; raises InvalidInput naming the input.
+
+    A narrower datatype is read as what it is, then cast to the model's.
+    """
     datatype = DATATYPES[expected.type]
-    if given.datatype != datatype:
+    if not takes(datatype, given.datatype):
         raise InvalidInput(f"input {given.name!r} has datatype {given.datatype}, expected {datatype}")
     lengths = list(expected.shape)
     fits = len(given.shape) == len(lengths) and all(
@@ -47,16 +51,17 @@ def array_of(given: InferInput, expected: Any) -> np.ndarray[Any, Any]:
         wanted_shape = [length if isinstance(length, int) else -1 for length in lengths]
         raise InvalidInput(f"input {given.name!r} has shape {given.shape}, expected {wanted_shape}")
     try:
-        return _binary(given, datatype) if given.data is None else _from_json(given, datatype)
+        array = _binary(given) if given.data is None else _from_json(given, given.datatype)
     except InvalidInput:
         raise
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidInput(f"input {given.name!r} has data that do not fit: {error}") from error
+    return array if given.datatype == datatype else array.astype(to_np_dtype(datatype))
 
 
-def _binary(given: InferInput, datatype: str) -> np.ndarray[Any, Any]:
+def _binary(given: InferInput) -> np.ndarray[Any, Any]:
     array: np.ndarray[Any, Any] = given.as_numpy()
-    if datatype != "BYTES":
+    if given.datatype != "BYTES":
         return array
     return np.array([item.decode() for item in array.ravel()], dtype=object).reshape(given.shape)
 
@@ -70,6 +75,10 @@ def _from_json(given: InferInput, datatype: str) -> np.ndarray[Any, Any]:
         array = array.astype(object)
     else:
         found = np.array(given.data)
+        if dtype.kind in "iu" and found.dtype.kind == "f":
+            # Integers on both sides of 2^63 become floats unless they are kept as they are.
+            whole = np.array(given.data, dtype=object)
+            found = whole.astype(dtype) if all(type(item) is int for item in whole.ravel()) else found
         if found.size and found.dtype.kind not in _ACCEPTED_KINDS[dtype.kind]:
             raise InvalidInput(f"input {given.name!r} has data of kind {found.dtype}, expected {datatype}")
         array = found.astype(dtype) if found.dtype.kind == "f" or not found.size else np.array(given.data, dtype=dtype)

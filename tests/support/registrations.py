@@ -9,7 +9,7 @@ import uuid
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from tidegate.contracts.codec import Event
 from tidegate.core.clock import utc_now
@@ -30,6 +30,23 @@ def onnx_bytes(name: str = "identity", *, padding: int = 0) -> bytes:
         doc_string="x" * padding,
     )
     return helper.make_model(graph, ir_version=9).SerializeToString()
+
+
+def external_bytes() -> bytes:
+    """Return a model whose weights are in another file: the one named by another artifact's digest."""
+    model = ModelProto.FromString(onnx_bytes("external"))
+    tensor = model.graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=[16])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="a" * 64)
+    return model.SerializeToString()
+
+
+def maps_bytes() -> bytes:
+    """Return a model that answers with a sequence of maps, as a converted classifier does by default."""
+    model = ModelProto.FromString(onnx_bytes("maps"))
+    maps = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    model.graph.output[0].type.CopyFrom(helper.make_sequence_type_proto(maps))
+    return model.SerializeToString()
 
 
 def evaluation_bytes(seed: int, *, noise: float) -> bytes:

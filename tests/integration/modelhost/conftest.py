@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,6 +64,7 @@ attempt('secret', lambda: (folder / 'secret').read_text())
 attempt('passwd', lambda: pathlib.Path('/etc/passwd').read_text()[:4])
 attempt('read-model', lambda: len(model.read_bytes()))
 attempt('write-model', lambda: write(model))
+print('beside-the-model=%s' % sorted(os.listdir(model.parent)))
 attempt('write-usr', lambda: write('/usr'))
 attempt('write-root', lambda: write('/'))
 attempt('write-tmp', lambda: write('/tmp'))
@@ -297,3 +299,32 @@ def infer() -> Callable[..., Awaitable[httpx.Response]]:
             return await client.post(f"/v2/models/{model}/infer", json=body)
 
     return ask
+
+
+@pytest.fixture
+def serving(runtime_dir, models, socket_dir):
+    """Return a context manager that serves a model (its name, or its bytes) by the shipped runtime; it gives a client."""
+
+    @asynccontextmanager
+    async def serve(name: str | bytes):
+        model, path = socket_dir / "model.onnx", socket_dir / "s"
+        model.write_bytes(name if isinstance(name, bytes) else getattr(models, name))
+        python = runtime_dir / ".venv" / "bin" / "python"
+        line = [python, runtime_dir / "server.py", "--model-name", "a.model", "--model-path", model]
+        line += ["--version", "1.2.3", "--listen", f"unix:{path}"]
+        server = subprocess.Popen([str(part) for part in line], stderr=(socket_dir / "log").open("wb"))
+        transport = httpx.AsyncHTTPTransport(uds=str(path))
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://model", timeout=30) as client:
+                async with asyncio.timeout(DEADLINE_S):
+                    while not path.exists() or (await client.get("/v2/health/ready")).status_code != 200:
+                        assert server.poll() is None, (socket_dir / "log").read_text()
+                        await asyncio.sleep(0.05)
+                client.headers["x-pid"] = str(server.pid)
+                yield client
+                assert server.poll() is None
+        finally:
+            server.terminate()
+            server.wait()
+
+    return serve

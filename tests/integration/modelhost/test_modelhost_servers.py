@@ -174,6 +174,7 @@ async def test_a_limited_server_has_no_credentials_and_its_limits(host, make_spe
 
 
 def _has_limits_and_no_credentials(lines: dict[str, str]) -> None:
+    assert lines["beside-the-model"] == "['model.onnx']"
     assert "S3" not in lines["environment"]
     assert "PATH" in lines["environment"]
     assert (int(lines["memory"]), int(lines["files"])) == (512 << 20, 1024)

@@ -11,7 +11,18 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from registrations import MODEL, digest, evaluation_bytes, event, onnx_bytes, publish, training, upload
+from registrations import (
+    MODEL,
+    digest,
+    evaluation_bytes,
+    event,
+    external_bytes,
+    maps_bytes,
+    onnx_bytes,
+    publish,
+    training,
+    upload,
+)
 
 from tidegate.contracts.codec import Record
 from tidegate.contracts.names import format_version, parse_version
@@ -81,12 +92,17 @@ async def test_bad_input_is_refused_with_its_code_and_the_stream_goes_on(site):
     (site.import_dir / "good.onnx").write_bytes(onnx_bytes("imported"))
     await site.start()
     good = onnx_bytes("good")
+    optional = training(site, "optional")
+    optional.signature.inputs[0].optional = True
     cases = {
         "MODEL_NAME_INVALID": training(site, "name", model="Not A Name"),
         "ARTIFACT_MISSING": training(site, "absent", artifact=Artifact(uri=f"s3://{site.s3.bucket}/uploads/absent-")),
         "ARTIFACT_TOO_LARGE": training(site, "large", onnx_bytes(padding=200_000)),
         "ARTIFACT_DIGEST_MISMATCH": training(site, "digest", artifact=Artifact(digest="sha256:" + "0" * 64)),
         "ARTIFACT_SIZE_MISMATCH": training(site, "size", artifact=Artifact(size_bytes=7)),
+        "EXTERNAL_DATA": training(site, "external", external_bytes()),
+        "TENSOR_EXPECTED": training(site, "zipmap", maps_bytes()),
+        "OPTIONAL_WITHOUT_DEFAULT": optional,
         "SOURCE_NOT_ALLOWED": training(site, "source", artifact=Artifact(uri="file:///etc/shadow")),
         "LINK_REFUSED": training(site, "link", artifact=Artifact(uri=f"file://{site.import_dir}/link")),
         "NOT_A_FILE": training(site, "pipe", artifact=Artifact(uri=f"file://{site.import_dir}/pipe")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from tidegate.modelhost.sandbox import Bubblewrap, Level, Limits, find_bubblewra
 from tidegate.modelhost.settings import Listen, ModelHostSettings, SandboxChoice
 
 TAIL_BYTES_MAX: Final = 64 << 10
+MODEL_NAME: Final = "model.onnx"
 _ENVIRONMENT: Final = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/tmp",  # noqa: S108  (the sandbox's own)
@@ -67,6 +69,7 @@ class Launcher:
     def launch(self, server: Server, *, runtime: ServingRuntime, model_path: Path) -> Running:
         """Start the process of ``server`` and return it; raises OSError if the system says no."""
         spec = server.spec
+        model_path = self._own_model(spec.server_id, model_path)
         endpoint = self._prepare_endpoint(server)
         listen = endpoint if endpoint.startswith("unix:") else f"tcp:{endpoint}"
         command = runtime.command_line(
@@ -129,7 +132,8 @@ class Launcher:
             path.write_text(f"[the model host cut the log here]\n{tail}\n")
 
     def clean(self, spec: Spec) -> None:
-        """Remove the socket and the log."""
+        """Remove the socket, the log, and the server's own name of its model."""
+        _remove_own(self._own_folder(spec.server_id))
         shutil.rmtree(self._socket_folder(spec.server_id), ignore_errors=True)
         self._log_path(spec.server_id).unlink(missing_ok=True)
 
@@ -142,6 +146,24 @@ class Launcher:
         folder.mkdir(parents=True, mode=0o700)
         return f"unix:{folder / 's'}"
 
+    def _own_model(self, server_id: str, cached: Path) -> Path:
+        """Return the model in a read-only folder of the server's own: beside it lies nothing that is another's."""
+        folder = self._own_folder(server_id)
+        _remove_own(folder)
+        folder.mkdir(parents=True)
+        path = folder / MODEL_NAME
+        try:
+            os.link(cached, path)
+        except OSError:
+            # Another file system, or one without links.
+            shutil.copyfile(cached, path)
+            path.chmod(0o444)
+        folder.chmod(0o555)
+        return path
+
+    def _own_folder(self, server_id: str) -> Path:
+        return self._settings.data_dir.absolute() / "models" / hashlib.sha256(server_id.encode()).hexdigest()
+
     def _socket_folder(self, server_id: str) -> Path:
         return self._settings.socket_dir.absolute() / hashlib.sha256(server_id.encode()).hexdigest()[:12]
 
@@ -152,6 +174,12 @@ class Launcher:
         path = self._log_path(server_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("ab")
+
+
+def _remove_own(folder: Path) -> None:
+    if folder.exists():
+        folder.chmod(0o700)
+        shutil.rmtree(folder)
 
 
 def _readable(runtime: ServingRuntime, model_path: Path) -> list[tuple[str, str]]:

@@ -17,10 +17,13 @@ from tidegate.core.errors import InvalidInput, NotFound
 from tidegate.core.object_store import ObjectStore, parse_s3_uri
 from tidegate.registry.formats import ONNX, PICKLE, PICKLE_FORMATS, UNKNOWN, sniff
 from tidegate.registry.import_dir import open_import
+from tidegate.registry.onnx_scan import scan_onnx
 from tidegate.registry.rejection import Rejected, rejected
-from tidegate.v1.values_pb2 import Artifact
+from tidegate.v1.values_pb2 import Artifact, Signature
 
 CHUNK_BYTES: Final = 1 << 20
+NAMES_TOLD_MAX: Final = 5
+NAME_CHARS_MAX: Final = 80
 CONVERT_HINT: Final = "export the model to ONNX, for example with skl2onnx.to_onnx(model, sample_inputs)"
 
 
@@ -50,8 +53,8 @@ class ArtifactIntake:
         self._store = store
         self._rules = rules
 
-    async def fetch_artifact(self, artifact: Artifact, folder: Path) -> Fetched:
-        """Fetch the artifact into ``folder`` and check digest, size and format.
+    async def fetch_artifact(self, artifact: Artifact, folder: Path, *, signature: Signature) -> Fetched:
+        """Fetch the artifact into ``folder`` and check digest, size, format, and what an ONNX model may not hold.
 
         Raises:
             Rejected: It is not acceptable; the reason says why.
@@ -76,6 +79,7 @@ class ArtifactIntake:
                 "artifact.size_bytes",
             )
         await asyncio.to_thread(_check_format, artifact.uri, fetched)
+        await asyncio.to_thread(_check_onnx, artifact.uri, fetched, signature)
         return fetched
 
     async def fetch_file(self, uri: str, path: Path, *, field: str) -> Fetched:
@@ -195,6 +199,44 @@ def _check_format(uri: str, fetched: Fetched) -> None:
         raise _pickle(uri)
     if found == UNKNOWN:
         raise rejected("FORMAT_UNKNOWN", f"{uri} is no ONNX model", "artifact", hint=CONVERT_HINT)
+
+
+def _check_onnx(uri: str, fetched: Fetched, signature: Signature) -> None:
+    """Refuse a model that reads other files, has values that no request can carry, or misses a promised default."""
+    with fetched.path.open("rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        facts = scan_onnx(mapped)
+        del mapped
+    if facts.broken:
+        raise rejected("FORMAT_UNKNOWN", f"{uri} is no sound ONNX model: {facts.broken}", "artifact", hint=CONVERT_HINT)
+    if facts.external:
+        raise rejected(
+            "EXTERNAL_DATA",
+            f"{uri} keeps {_some(facts.external)} in other files, expected one file that holds all",
+            "artifact",
+            hint="save the model as one file: onnx.save_model(onnx.load(PATH), NEW, save_as_external_data=False)",
+        )
+    if facts.no_tensors:
+        raise rejected(
+            "TENSOR_EXPECTED",
+            f"{uri} has {_some(facts.no_tensors)} as a sequence, map or optional, expected tensors",
+            "artifact",
+            hint="convert a scikit-learn classifier with options={'zipmap': False}",
+        )
+    known = {*facts.inputs, *facts.defaults}
+    for index, tensor in enumerate(signature.inputs):
+        if tensor.optional and tensor.name in known and tensor.name not in facts.defaults:
+            raise rejected(
+                "OPTIONAL_WITHOUT_DEFAULT",
+                f"input {tensor.name!r} is declared optional, but the model has no default for it",
+                f"signature.inputs[{index}].optional",
+                hint="give it an initializer of the same name in the ONNX graph, or declare it required",
+            )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - NAMES_TOLD_MAX} more" if len(names) > NAMES_TOLD_MAX else ""
+    return ", ".join(repr(name[:NAME_CHARS_MAX]) for name in names[:NAMES_TOLD_MAX]) + more
 
 
 def _pickle(what: str) -> Rejected:

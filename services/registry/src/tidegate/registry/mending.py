@@ -57,7 +57,7 @@ async def mend(intake: ArtifactIntake, registered: ModelRegistered, training: Tr
 
     """
     try:
-        artifact = await intake.fetch_artifact(training.artifact, folder)
+        artifact = await intake.fetch_artifact(training.artifact, folder, signature=training.signature)
         files = await fetch_files(intake, training, folder)
     except Rejected as error:
         # The request was answered before, and gets its answer; what is lost stays lost.

@@ -144,7 +144,7 @@ class Registrar:
         return await self._store.write(tell)
 
     async def _prepare(self, training: TrainingCompleted, policy: Policy, revision: int, folder: Path) -> Prepared:
-        artifact = await self._intake.fetch_artifact(training.artifact, folder)
+        artifact = await self._intake.fetch_artifact(training.artifact, folder, signature=training.signature)
         files = await fetch_files(self._intake, training, folder)
         evaluation = None
         if "evaluation_uri" in files:

@@ -9,16 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-# An input that took the left type may take any on its right: no value of a caller gets lost.
-_WIDER: Final[dict[str, frozenset[str]]] = {
+# An input that took the left type may take any on its right: no value of a caller gets lost (FP64 holds 53 bits of an
+# integer). The shipped runtime casts just these (runtimes/kserve-onnx/widening.py).
+WIDER: Final[dict[str, frozenset[str]]] = {
     "INT8": frozenset({"INT16", "INT32", "INT64", "FP32", "FP64"}),
     "INT16": frozenset({"INT32", "INT64", "FP32", "FP64"}),
     "INT32": frozenset({"INT64", "FP64"}),
-    "INT64": frozenset({"FP64"}),
     "UINT8": frozenset({"UINT16", "UINT32", "UINT64", "INT16", "INT32", "INT64", "FP32", "FP64"}),
     "UINT16": frozenset({"UINT32", "UINT64", "INT32", "INT64", "FP32", "FP64"}),
     "UINT32": frozenset({"UINT64", "INT64", "FP64"}),
-    "UINT64": frozenset({"FP64"}),
     "FP16": frozenset({"FP32", "FP64"}),
     "FP32": frozenset({"FP64"}),
 }
@@ -91,7 +90,7 @@ def _pairs(
 
 def _input_breaks(old: TensorSpec, new: TensorSpec) -> Iterator[str]:
     name = f"input {new.name}"
-    if new.datatype != old.datatype and new.datatype not in _WIDER.get(old.datatype, frozenset()):
+    if new.datatype != old.datatype and new.datatype not in WIDER.get(old.datatype, frozenset()):
         yield f"{name} takes {new.datatype}, took {old.datatype}"
     if not _shape_covers(new.shape, old.shape):
         yield f"{name} has shape {list(new.shape)}, had {list(old.shape)}"
