@@ -86,3 +86,28 @@ async def test_no_server_is_unavailable(any_store):
     store = ObjectStore(any_store.model_copy(update={"endpoint": f"127.0.0.1:{port}"}))
     with pytest.raises(Unavailable):
         await store.size(store.uri("key"))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "a" * 1024,
+        "a" * 256,
+        "ä" * 128,
+        "a/" * 500 + "a",
+        "a\\b",
+        "a:b*c|d<e>",
+        "a%2e%2e/%00",
+        " a ",
+        "...",
+        "\u202e\U000e0001",
+        "🌊",
+    ],
+    ids=ascii,
+)
+async def test_a_legal_key_that_is_not_there_is_invalid_and_never_a_store_that_is_away(store, tmp_path, key):
+    """An outsider's key must not look like an outage: the stream would wait for ever."""
+    uri = store.uri(key)
+    for attempt in (store.size(uri), store.download(uri, tmp_path / "copy", limit_bytes=1)):
+        with pytest.raises(InvalidInput):
+            await attempt

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
-from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
+from tidegate.contracts.uris import split_s3_uri
 from tidegate.core.errors import InvalidInput, NotFound, TidegateError, Unavailable
 from tidegate.core.settings import ObjectStoreSettings
 
@@ -24,6 +24,10 @@ READ_TIMEOUT_S: Final = 30.0
 P = ParamSpec("P")
 R = TypeVar("R")
 _REFUSED_CODES: Final = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
+# What a store says of names that it can't hold: no waiting helps.
+_INVALID_CODES: Final = frozenset(
+    {"InvalidBucketName", "KeyTooLongError", "InvalidURI", "XMinioInvalidObjectName", "XMinioInvalidResourceName"}
+)
 _ABSENT_CODES: Final = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchObject", "NotFound"})
 
 
@@ -31,14 +35,13 @@ def parse_s3_uri(uri: str) -> tuple[str, str]:
     """Return the bucket and key of ``s3://bucket/key``.
 
     Raises:
-        InvalidInput: ``uri`` has another form.
+        InvalidInput: ``uri`` has another form, or breaks a rule of S3's (code URI_INVALID).
 
     """
-    parts = urlsplit(uri)
-    key = parts.path.lstrip("/")
-    if parts.scheme != "s3" or not parts.netloc or not key or parts.query or parts.fragment:
-        raise InvalidInput(f"URI is {uri!r}, expected s3://bucket/key", code="URI_INVALID")
-    return parts.netloc, key
+    try:
+        return split_s3_uri(uri)
+    except ValueError as error:
+        raise InvalidInput(str(error), code="URI_INVALID") from None
 
 
 def digest_of_bytes(data: bytes) -> str:
@@ -133,6 +136,8 @@ class ObjectStore:
     def _translated(self, error: S3Error) -> TidegateError:
         if error.code in _ABSENT_CODES:
             return NotFound(f"s3://{error.bucket_name}/{error.object_name} does not exist", code="OBJECT_MISSING")
+        if error.code in _INVALID_CODES:
+            return InvalidInput(f"the object store can't hold that name: {error.message}", code="URI_INVALID")
         if error.code not in _REFUSED_CODES:
             return Unavailable(f"the object store answered {error.code}: {error.message}", code="OBJECT_STORE_ERROR")
         told = f"the object store refused: {error.code}: {error.message}"

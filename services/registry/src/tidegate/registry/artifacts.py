@@ -10,9 +10,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from tidegate.contracts.names import is_digest
+from tidegate.contracts.uris import FILE, S3, scheme_of, uri_fault
 from tidegate.core.errors import InvalidInput, NotFound
 from tidegate.core.object_store import ObjectStore, parse_s3_uri
 from tidegate.registry.formats import ONNX, PICKLE, PICKLE_FORMATS, UNKNOWN, sniff
@@ -127,10 +127,12 @@ class ArtifactIntake:
         return True
 
     async def _fetch(self, uri: str, path: Path, *, limit_bytes: int, field: str) -> Fetched:
-        scheme = urlsplit(uri).scheme
-        if scheme == "file":
+        if fault := uri_fault(uri):
+            raise rejected("URI_INVALID", fault, field)
+        scheme = scheme_of(uri)
+        if scheme == FILE:
             return await asyncio.to_thread(self._copy_import, uri, path, limit_bytes, field)
-        if scheme != "s3":
+        if scheme != S3:
             raise rejected(
                 "SOURCE_NOT_ALLOWED", f"{uri!r} is not allowed, expected s3://BUCKET/KEY or file:///PATH", field
             )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from tidegate.contracts.names import is_digest
+from tidegate.contracts.uris import uri_fault
 from tidegate.v1.events_pb2 import TrainingCompleted
 from tidegate.v1.policy_pb2 import RegistrationPolicy
 from tidegate.v1.values_pb2 import Reason, Tensor
@@ -25,7 +26,7 @@ DATATYPES: Final = frozenset(
 
 def shape_faults(training: TrainingCompleted) -> list[Reason]:
     """Return what is wrong with a registration whatever the policy says; empty = nothing yet."""
-    found = [*_text_faults(training), *_signature_faults(training)]
+    found = [*_text_faults(training), *_uri_faults(training), *_signature_faults(training)]
     if training.ByteSize() > TRAINING_BYTES_MAX:
         message = f"the event has {training.ByteSize()} bytes, at most {TRAINING_BYTES_MAX}"
         found.append(Reason(code="METADATA_TOO_LARGE", message=message))
@@ -83,6 +84,18 @@ def _tensor_faults(tensor: Tensor) -> Iterator[str]:
         yield "has a bound that is not finite; leave it out for none"
     if tensor.HasField("min") and tensor.HasField("max") and tensor.min > tensor.max:
         yield f"has min {tensor.min:g} above max {tensor.max:g}"
+
+
+def _uri_faults(training: TrainingCompleted) -> Iterator[Reason]:
+    for field, uri in (
+        ("artifact.uri", training.artifact.uri),
+        ("evaluation_uri", training.evaluation_uri),
+        ("reference_data_uri", training.reference_data_uri),
+        ("sample_requests_uri", training.sample_requests_uri),
+    ):
+        # An empty one names nothing; whether it must is judged where it is fetched.
+        if uri and (fault := uri_fault(uri)):
+            yield Reason(code="URI_INVALID", message=f"{field}: {fault}", field=field)
 
 
 def _text_faults(training: TrainingCompleted) -> Iterator[Reason]:
