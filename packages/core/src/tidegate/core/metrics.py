@@ -36,6 +36,11 @@ EVENTS_PRODUCED: Final = Counter(
 EVENTS_DEAD_LETTERED: Final = Counter(
     "tidegate_events_dead_lettered_total", "Messages put on the dead-letter topic, by reason code.", ["topic", "code"]
 )
+BATCHES_UNREADABLE: Final = Counter(
+    "tidegate_consumer_unreadable_batches_total",
+    "Batches that could not be decoded and were passed over.",
+    ["topic", "codec"],
+)
 RETRIES: Final = Counter(
     "tidegate_retries_total",
     "Tries that failed and were made again; reason is unavailable or conflict.",

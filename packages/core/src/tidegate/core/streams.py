@@ -20,6 +20,7 @@ from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Conflict, InvalidInput, Unavailable
 from tidegate.core.kafka_access import METADATA_AGE_MS_MAX, faust_credentials
+from tidegate.core.kafka_consumer import passed_over, read_committed
 from tidegate.core.metrics import EVENTS_DEAD_LETTERED, RETRIES, Handling, topic_label
 from tidegate.core.settings import KafkaSettings
 from tidegate.core.telemetry import handling
@@ -27,6 +28,7 @@ from tidegate.core.telemetry import handling
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_LONGEST_S: Final = 5.0
 CONFLICT_TRIES: Final = 10
+PASSED_OVER_EVERY_S: Final = 1.0
 EXIT_CODE_UNEXPECTED: Final = 70
 
 Handler = Callable[[Event], Awaitable[None]]
@@ -36,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 def create_app(app_id: str, kafka: KafkaSettings) -> faust.App:
     """Return a faust app for embedding: no web server, no topics of its own; the group ``app_id`` keeps the offsets."""
-    return faust.App(
+    app = faust.App(
         app_id,
         broker=f"aiokafka://{kafka.bootstrap.replace(',', ';')}",
         broker_credentials=faust_credentials(kafka),
@@ -54,6 +56,8 @@ def create_app(app_id: str, kafka: KafkaSettings) -> faust.App:
         stream_ack_exceptions=False,
         stream_wait_empty=False,
     )
+    read_committed(app)
+    return app
 
 
 def consume(
@@ -78,6 +82,12 @@ def consume(
         async for item in stream.events():
             await _handle_one(item, handle, producer, measures[item.message.topic], app.conf.id)
 
+    async def tell_passed_over() -> None:
+        while True:
+            await asyncio.sleep(PASSED_OVER_EVERY_S)
+            await set_passed_over_aside(producer)
+
+    app.task(tell_passed_over)
     app.agent(channel, name="-".join([app.conf.id, *(topic.name for topic in topics)]))(agent)
 
 
@@ -122,6 +132,15 @@ async def set_aside(producer: EventProducer, record: Record, *, origin: str, cod
         lambda: producer.dead_letter(record, origin=origin, error=said), what=origin, operation="dead-letter"
     )
     EVENTS_DEAD_LETTERED.labels(topic_label(origin.partition("/")[0]), code).inc()
+
+
+async def set_passed_over_aside(producer: EventProducer) -> None:
+    """Tell on the dead-letter topic of the batches that could not be decoded: where they stood, not their bytes."""
+    for passed in passed_over():
+        origin = f"{passed.topic}/{passed.partition}/{passed.offset}"
+        until = f"offsets {passed.offset} to {passed.next_offset - 1}, codec {passed.codec}"
+        empty = Record(key=b"", value=b"", headers=())
+        await set_aside(producer, empty, origin=origin, code="BATCH_UNREADABLE", error=f"{until}: {passed.error}")
 
 
 async def retrying(call: Callable[[], Awaitable[None]], *, what: str, operation: str = "") -> None:

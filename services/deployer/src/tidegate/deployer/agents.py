@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from google.protobuf.message import Message
 
 from tidegate.contracts.codec import PROTOBUF, Event, Record, derived_event_id, encode, timed_event_id
 from tidegate.contracts.topics import ROLLOUT_STATE, TOPIC_BY_MESSAGE
 from tidegate.core.kafka_access import client_options
+from tidegate.core.kafka_consumer import committed_consumer
 from tidegate.core.metrics import EVENTS_PRODUCED
 from tidegate.core.settings import KafkaSettings
 from tidegate.core.tracing import current_traceparent, sending
@@ -304,12 +305,7 @@ class PartitionWorker:
 
     async def _load(self) -> dict[str, ModelState]:
         """Return the states of the partition, read to the end of what is committed."""
-        consumer = AIOKafkaConsumer(
-            **client_options(self._kafka),
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-        )
+        consumer = committed_consumer(self._kafka, auto_offset_reset="earliest")
         place = TopicPartition(ROLLOUT_STATE.full_name(self._kafka.topic_prefix), self.partition)
         newest: dict[bytes, Any] = {}
         await consumer.start()

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from tidegate.contracts.codec import Event, InvalidEvent, decode_record
 from tidegate.contracts.topics import ROLLOUTS, ROUTES
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Unavailable
-from tidegate.core.kafka_access import client_options, explain
+from tidegate.core.kafka_access import explain
+from tidegate.core.kafka_consumer import committed_consumer
 from tidegate.core.settings import KafkaSettings
 from tidegate.deployer.agents import ApplyRoute
 from tidegate.deployer.store import RolloutBook
@@ -35,13 +36,7 @@ class Follower:
         self._book = book
         self._apply_route = apply_route
         self._tables: dict[str, tuple[RouteTable, Event]] = {}
-        self._consumer = AIOKafkaConsumer(
-            **client_options(kafka),
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=100,
-        )
+        self._consumer = committed_consumer(kafka, auto_offset_reset="earliest", fetch_max_wait_ms=100)
 
     async def catch_up(self) -> None:
         """Read to the end of today, then apply the newest table of each model at once.

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, Final
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 
@@ -15,10 +15,11 @@ from tidegate.contracts.principals import DEPLOYER_PRINCIPAL
 from tidegate.contracts.topics import COMMANDS, MONITORING, REGISTRY, ROLLOUTS, VALIDATION
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
-from tidegate.core.kafka_access import client_options, explain
+from tidegate.core.kafka_access import explain
+from tidegate.core.kafka_consumer import committed_consumer
 from tidegate.core.metrics import Handling
 from tidegate.core.settings import KafkaSettings
-from tidegate.core.streams import exit_unexpected, retrying, set_aside
+from tidegate.core.streams import exit_unexpected, retrying, set_aside, set_passed_over_aside
 from tidegate.deployer import events as core
 from tidegate.deployer import wire
 from tidegate.deployer.agents import PROXIES_SOURCE, ApplyRoute, Item, PartitionWorker, applied_event
@@ -57,11 +58,9 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         self._ticked_s = 0.0
         self._forwarding: set[asyncio.Task[None]] = set()
         self.host: LiveHost | None = None
-        self._consumer = AIOKafkaConsumer(
-            **client_options(kafka),
+        self._consumer = committed_consumer(
+            kafka,
             group_id=self._group,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
             auto_offset_reset="earliest",
             session_timeout_ms=round(SESSION_S * 1000),
             heartbeat_interval_ms=2_000,
@@ -99,6 +98,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
                 batches = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
             except KafkaError as error:
                 raise await explain(self._kafka, error) from error
+            await set_passed_over_aside(self._producer)
             # What was fetched before a rebalance is fetched again by whoever owns it now.
             if self._taken.is_set() and not self._is_fresh:
                 await self._deliver(batches)

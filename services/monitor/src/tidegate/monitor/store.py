@@ -19,7 +19,8 @@ from tidegate.contracts.codec import Record
 from tidegate.contracts.topics import MONITOR_STATE
 from tidegate.core.bus import EventProducer
 from tidegate.core.errors import Unavailable
-from tidegate.core.kafka_access import client_options, explain
+from tidegate.core.kafka_access import explain
+from tidegate.core.kafka_consumer import committed_consumer
 from tidegate.core.settings import KafkaSettings
 from tidegate.core.tracing import HEADER
 from tidegate.monitor.judges.replay import canonical
@@ -66,7 +67,7 @@ class SnapshotStore:
             Unavailable: The broker can't be read.
 
         """
-        consumer = AIOKafkaConsumer(**client_options(self._kafka), enable_auto_commit=False)
+        consumer = committed_consumer(self._kafka)
         try:
             async with asyncio.timeout(LOAD_TIMEOUT_S):
                 await consumer.start()

@@ -16,7 +16,8 @@ from tidegate.contracts.codec import Event, InvalidEvent, decode_record
 from tidegate.contracts.topics import Topic
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Unavailable
-from tidegate.core.kafka_access import client_options, explain
+from tidegate.core.kafka_access import explain
+from tidegate.core.kafka_consumer import committed_consumer
 from tidegate.core.settings import KafkaSettings
 from tidegate.registry.bus_admin import read_partitions
 
@@ -89,14 +90,12 @@ async def reading(kafka: KafkaSettings, topic: Topic) -> AsyncIterator[TopicRead
     name = topic.full_name(kafka.topic_prefix)
     numbers = await asyncio.to_thread(read_partitions, kafka, name)
     partitions = [TopicPartition(name, number) for number in numbers]
-    consumer = AIOKafkaConsumer(
-        **client_options(kafka),
+    consumer = committed_consumer(
+        kafka,
         client_id="tidegate-registry-catch-up",
         group_id=None,
-        enable_auto_commit=False,
         # An offset that is not there must be an error: nothing may be passed over.
         auto_offset_reset="none",
-        isolation_level="read_committed",
     )
     consumer.assign(partitions)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from tidegate.contracts.codec import Event, InvalidEvent, decode_record
@@ -16,7 +16,8 @@ from tidegate.contracts.names import format_version
 from tidegate.contracts.topics import REGISTRY, VALIDATION
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import InvalidInput
-from tidegate.core.kafka_access import client_options, explain
+from tidegate.core.kafka_access import explain
+from tidegate.core.kafka_consumer import committed_consumer
 from tidegate.core.object_store import ObjectStore
 from tidegate.core.settings import KafkaSettings
 from tidegate.v1 import events_pb2 as pb
@@ -72,12 +73,7 @@ async def _metrics(store: ObjectStore, uri: str) -> list[KnownMetric]:
 
 async def _history(kafka: KafkaSettings) -> list[Event]:
     """Return the events of both topics, those of ``registry`` last: aliases point to what was validated."""
-    consumer = AIOKafkaConsumer(
-        **client_options(kafka),
-        isolation_level="read_committed",
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-    )
+    consumer = committed_consumer(kafka, auto_offset_reset="earliest")
     try:
         await consumer.start()
         events: list[Event] = []
