@@ -10,6 +10,7 @@ from tidegate.contracts.codec import Event
 from tidegate.contracts.topics import TRAINING
 from tidegate.core.bus import EventProducer, create_topics
 from tidegate.core.clock import utc_now
+from tidegate.core.in_hand import InHand
 from tidegate.core.settings import KafkaSettings
 from tidegate.core.streams import consume, create_app
 from tidegate.v1.events_pb2 import TrainingCompleted
@@ -35,7 +36,8 @@ async def test_a_group_that_was_given_nothing_gets_its_partitions_once_the_broke
 
     async with EventProducer(settings, client_id="test") as producer:
         app = create_app(f"{settings.topic_prefix}.group", settings)
-        consume(app, [TRAINING], handle, kafka=settings, producer=producer)
+        in_hand = InHand(tmp_path, "group")
+        consume(app, [TRAINING], handle, kafka=settings, producer=producer, in_hand=in_hand)
         app.on_partitions_assigned.connect(assigned, weak=False)
         await app.start()
         try:

@@ -1,7 +1,7 @@
 """Consuming with faust: at-least-once, one handler for several topics, and the four kinds of error.
 
-Faust commits an offset when the loop below asks for the next event, so an event is committed only after its
-handler returned.
+Faust would take an event as handled also when its handler is cancelled, and commit it while it stops. So the loop below
+says itself, after the handler returned, that an event is handled.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tidegate.contracts.topics import Topic
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Conflict, InvalidInput, Unavailable
+from tidegate.core.in_hand import InHand, Place
 from tidegate.core.kafka_access import METADATA_AGE_MS_MAX, faust_credentials
 from tidegate.core.kafka_consumer import passed_over, read_committed
 from tidegate.core.metrics import EVENTS_DEAD_LETTERED, RETRIES, Handling, topic_label
@@ -67,20 +68,24 @@ def consume(
     *,
     kafka: KafkaSettings,
     producer: EventProducer,
+    in_hand: InHand,
 ) -> None:
     """Have ``handle`` get every event of ``topics``, in order per partition.
 
     Messages that are no events, and events whose handler raises InvalidInput, go to the dead-letter topic;
     Unavailable is retried for ever with a bounded back-off; Conflict is retried a few times; anything else ends the
-    process.
+    process. So does what ends it without a word. An event that has ended two processes, by ``in_hand``, goes to the
+    dead-letter topic, too.
     """
     names = [topic.full_name(kafka.topic_prefix) for topic in topics]
     measures = {name: Handling(name) for name in names}
     channel = app.topic(*names, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
     async def agent(stream: Any) -> None:
+        stream.enable_acks = False
         async for item in stream.events():
-            await _handle_one(item, handle, producer, measures[item.message.topic], app.conf.id)
+            await _handle_one(item, handle, producer, measures[item.message.topic], in_hand)
+            await stream.ack(item)
 
     async def tell_passed_over() -> None:
         while True:
@@ -91,7 +96,7 @@ def consume(
     app.agent(channel, name="-".join([app.conf.id, *(topic.name for topic in topics)]))(agent)
 
 
-async def _handle_one(item: Any, handle: Handler, producer: EventProducer, measure: Handling, group: str) -> None:
+async def _handle_one(item: Any, handle: Handler, producer: EventProducer, measure: Handling, in_hand: InHand) -> None:
     message = item.message
     headers = message.headers.items() if isinstance(message.headers, dict) else message.headers or ()
     record = Record(
@@ -99,8 +104,18 @@ async def _handle_one(item: Any, handle: Handler, producer: EventProducer, measu
         value=bytes(message.value or b""),
         headers=tuple((str(name), bytes(raw or b"")) for name, raw in headers),
     )
-    origin = f"{message.topic}/{message.partition}/{message.offset}"
+    place = Place(topic=message.topic, partition=message.partition, offset=message.offset)
+    origin = str(place)
+
+    async def check() -> None:
+        in_hand.check(place)
+
+    async def attempt() -> None:
+        with in_hand.holding(place):
+            await handle(traced)
+
     try:
+        await retrying(check, what=origin, operation=topic_label(message.topic))
         event = decode(
             topic=message.topic,
             partition=message.partition,
@@ -110,8 +125,8 @@ async def _handle_one(item: Any, handle: Handler, producer: EventProducer, measu
             received_time=utc_now(),
         )
         measure.take(origin, event.time)
-        with handling(event, message.topic, group) as traced:
-            await retrying(lambda: handle(traced), what=origin, operation=topic_label(message.topic))
+        with handling(event, message.topic, in_hand.group) as traced:
+            await retrying(attempt, what=origin, operation=topic_label(message.topic))
         measure.done(origin)
     except (InvalidEvent, InvalidInput) as error:
         await set_aside(producer, record, origin=origin, code=error.code, error=str(error))
@@ -119,8 +134,9 @@ async def _handle_one(item: Any, handle: Handler, producer: EventProducer, measu
     except asyncio.CancelledError:
         measure.drop(origin)
         raise
-    except Exception:
+    except Exception as error:
         log.exception("handler failed unexpectedly, the process ends", origin=origin)
+        in_hand.failed(place, error)
         exit_unexpected()
 
 

@@ -13,6 +13,7 @@ from tidegate.contracts.principals import MONITOR_PRINCIPAL
 from tidegate.contracts.topics import PREDICTIONS, ROLLOUTS
 from tidegate.core.bus import EventProducer, create_topics
 from tidegate.core.grpc_server import GrpcServer
+from tidegate.core.in_hand import InHand
 from tidegate.core.process import first_of, until_signal
 from tidegate.core.settings import KafkaSettings
 from tidegate.core.streams import consume, create_app, retrying
@@ -55,8 +56,9 @@ async def _work(settings: MonitorSettings, kafka: KafkaSettings, assembler: Asse
         )
         store = SnapshotStore(kafka, producer)
         judging = Judging(settings=settings, producer=producer, store=store, sequences=sequences)
-        app = create_app(MONITOR_PRINCIPAL.consumer_group(kafka.topic_prefix), kafka)
-        consume(app, [ROLLOUTS, PREDICTIONS], judging.handle, kafka=kafka, producer=producer)
+        group = MONITOR_PRINCIPAL.consumer_group(kafka.topic_prefix)
+        app, in_hand = create_app(group, kafka), InHand(settings.data_dir, group)
+        consume(app, [ROLLOUTS, PREDICTIONS], judging.handle, kafka=kafka, producer=producer, in_hand=in_hand)
         _follow_partitions(app, judging, server, predictions=PREDICTIONS.full_name(kafka.topic_prefix))
         await app.start()
         try:

@@ -14,6 +14,7 @@ from tidegate.contracts.principals import REGISTRY_PRINCIPAL
 from tidegate.contracts.topics import ROLLOUTS, TRAINING, VALIDATION
 from tidegate.core.bus import EventProducer, create_topics
 from tidegate.core.grpc_server import GrpcServer
+from tidegate.core.in_hand import InHand
 from tidegate.core.object_store import ObjectStore
 from tidegate.core.process import first_of, until_signal
 from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
@@ -87,10 +88,14 @@ async def _work(
     async with EventProducer(kafka, client_id="tidegate-registry") as producer:
         relay = OutboxRelay(store, producer, topic_prefix=kafka.topic_prefix, bus=learnt.bus)
         agents = RegistryAgents(store, registrar)
-        app = create_app(REGISTRY_PRINCIPAL.consumer_group(kafka.topic_prefix), kafka)
-        consume(app, [TRAINING], agents.on_training, kafka=kafka, producer=producer)
-        consume(app, [VALIDATION], agents.on_validation, kafka=kafka, producer=producer)
-        consume(app, [ROLLOUTS], agents.on_rollout, kafka=kafka, producer=producer)
+        group = REGISTRY_PRINCIPAL.consumer_group(kafka.topic_prefix)
+        app, in_hand = create_app(group, kafka), InHand(settings.data_dir, group)
+        for topic, handle in (
+            (TRAINING, agents.on_training),
+            (VALIDATION, agents.on_validation),
+            (ROLLOUTS, agents.on_rollout),
+        ):
+            consume(app, [topic], handle, kafka=kafka, producer=producer, in_hand=in_hand)
         _ready_when_consuming(app, server)
         await app.start()
         try:

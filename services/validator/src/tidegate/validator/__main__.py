@@ -10,6 +10,7 @@ from tidegate.contracts.principals import VALIDATOR_PRINCIPAL
 from tidegate.contracts.topics import REGISTRY
 from tidegate.core.bus import EventProducer, create_topics
 from tidegate.core.grpc_server import GrpcServer
+from tidegate.core.in_hand import InHand
 from tidegate.core.object_store import ObjectStore
 from tidegate.core.process import run, until_signal
 from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
@@ -47,8 +48,9 @@ async def _work(settings: ValidatorSettings, kafka: KafkaSettings, server: GrpcS
     async with EventProducer(kafka, client_id="tidegate-validator") as producer:
         trial = Trial(settings=settings, store=store, sandbox=sandbox, memory=memory)
         agent = ValidationAgent(trial=trial, store=store, producer=producer, memory=memory)
-        app = create_app(VALIDATOR_PRINCIPAL.consumer_group(kafka.topic_prefix), kafka)
-        consume(app, [REGISTRY], agent.handle, kafka=kafka, producer=producer)
+        group = VALIDATOR_PRINCIPAL.consumer_group(kafka.topic_prefix)
+        app, in_hand = create_app(group, kafka), InHand(settings.data_dir, group)
+        consume(app, [REGISTRY], agent.handle, kafka=kafka, producer=producer, in_hand=in_hand)
         await app.start()
         try:
             await server.set_ready()
