@@ -153,7 +153,7 @@ class Rig:
             model=model,
             version=Version(major=1, minor=minor),
             artifact=Artifact(uri=uri, digest=digest, size_bytes=len(artifact), format="onnx"),
-            signature=SIGNATURE,
+            signature=changes.pop("signature", SIGNATURE),
             policy=policy,
             policy_revision=3,
             **files,
@@ -380,6 +380,137 @@ async def test_each_way_to_be_bad_is_refused_with_its_code(rig: Rig) -> None:
     found = {model: {one.code for one in failure(decided[cause.id]).reasons} for model, cause in causes.items()}
     assert found == {model: {code} for model, (_, _, code) in cases.items()}
     assert failure(decided[causes["bad-graph"].id]).log_tail
+    await rig.is_empty()
+
+
+def one_op(node: Any, inputs: dict[str, tuple[int, list[Any]]], output: tuple[int, list[Any]]) -> bytes:
+    """Return a model of one node, whose inputs and output y have these types and shapes."""
+    infos = [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()]
+    made = helper.make_graph([node], "g", infos, [helper.make_tensor_value_info("y", *output)])
+    return bytes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString())
+
+
+def spec(name: str, datatype: str, *shape: int) -> Tensor:
+    return Tensor(name=name, datatype=datatype, shape=shape)
+
+
+def lines(*requests: tuple[dict[str, Any], list[Any]]) -> bytes:
+    """Return JSON Lines of inputs (name -> datatype, shape, data) and the y that is expected."""
+    documents = [
+        {
+            "inputs": [
+                {"name": name, "datatype": kind, "shape": shape, "data": data}
+                for name, (kind, shape, data) in inputs.items()
+            ],
+            "expected": [{"name": "y", "datatype": expected[0], "shape": expected[1], "data": expected[2]}],
+        }
+        for inputs, expected in requests
+    ]
+    return "\n".join(json.dumps(document) for document in documents).encode()
+
+
+async def test_models_of_every_shape_are_queried_and_measured(rig: Rig) -> None:
+    half = TensorProto.FLOAT16
+    scalar = one_op(
+        helper.make_node("Mul", ["x", "rate"], ["y"]), {"x": (FLOAT, ["n"]), "rate": (FLOAT, [])}, (FLOAT, ["n"])
+    )
+    tokens = one_op(helper.make_node("Identity", ["ids"], ["y"]), {"ids": (INT64, ["n", "m"])}, (INT64, ["n", "m"]))
+    halves = one_op(helper.make_node("Add", ["x", "x"], ["y"]), {"x": (half, ["n", 2])}, (half, ["n", 2]))
+    fixed = one_op(
+        helper.make_node("ReduceMax", ["X"], ["y"], axes=[1], keepdims=0), {"X": (FLOAT, [1, 2])}, (FLOAT, [1])
+    )
+    classes = one_op(helper.make_node("Softmax", ["X"], ["y"], axis=1), {"X": (FLOAT, ["n", 3])}, (FLOAT, ["n", 3]))
+    accurate = default_policy("classes")
+    accurate.validation.metrics.add(name="accuracy", min=0.7)
+    measured = default_policy("fixed")
+    measured.validation.metrics.add(name="accuracy", min=1.0)
+    vectors = pa.table({"X": [[3.0, 1, 1], [1.0, 3, 1], [1.0, 1, 3], [3.0, 1, 1]], "label": [0, 1, 2, 2]})
+    pairs = pa.table({"X": [[0.1, 0.2], [0.9, 0.3], [0.2, 0.7]], "label": [0, 1, 1]})
+    cases: dict[str, tuple[bytes, list[Tensor], Tensor, dict[str, Any]]] = {
+        "scalar": (
+            scalar,
+            [spec("x", "FP32", -1), spec("rate", "FP32")],
+            spec("y", "FP32", -1),
+            {
+                "sample_requests_uri": lines(
+                    ({"x": ("FP32", [2], [1, 2]), "rate": ("FP32", [], 3)}, ["FP32", [2], [3, 6]])
+                )
+            },
+        ),
+        "tokens": (
+            tokens,
+            [spec("ids", "INT64", -1, -1)],
+            spec("y", "INT64", -1, -1),
+            {
+                "sample_requests_uri": lines(
+                    ({"ids": ("INT64", [1, 3], [1, 2, 3])}, ["INT64", [1, 3], [1, 2, 3]]),
+                    ({"ids": ("INT64", [2, 1], [[4], [5]])}, ["INT64", [2, 1], [[4], [5]]]),
+                )
+            },
+        ),
+        "ragged": (
+            tokens,
+            [spec("ids", "INT64", -1, -1)],
+            spec("y", "INT64", -1, -1),
+            {"sample_requests_uri": stored_table(pa.table({"ids": [[1, 2, 3], [4]], "expected_y": [[1, 2, 3], [4]]}))},
+        ),
+        "halves": (
+            halves,
+            [spec("x", "FP16", -1, 2)],
+            spec("y", "FP16", -1, 2),
+            {"sample_requests_uri": stored_table(pa.table({"x": [[0.5, 1.0]], "expected_y": [[1.0, 2.0]]}))},
+        ),
+        "fixed": (
+            fixed,
+            [spec("X", "FP32", 1, 2)],
+            spec("y", "FP32", 1),
+            {"evaluation_uri": stored_table(pairs), "policy": measured},
+        ),
+        "classes": (
+            classes,
+            [spec("X", "FP32", -1, 3)],
+            spec("y", "FP32", -1, 3),
+            {"evaluation_uri": stored_table(vectors), "policy": accurate},
+        ),
+    }
+    causes = {
+        model: await rig.register(model, data, signature=Signature(inputs=inputs, outputs=[output]), **facts)
+        for model, (data, inputs, output, facts) in cases.items()
+    }
+    decided = await rig.decisions(*causes.values())
+    for model, cause in causes.items():
+        assert isinstance(decided[cause.id][-1].message, pb.ModelBlessed), (model, decided[cause.id][-1].message)
+    found = outcomes(decided[causes["classes"].id][0].message.checks)
+    assert found["metrics/accuracy"] == "PASSED"
+    await rig.is_empty()
+
+
+def stored_table(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+async def test_a_refused_evaluation_is_told_with_the_servers_answer(rig: Rig) -> None:
+    policy = metric_policy("refused", min=0.5)
+    wrong = parquet(x=[0.1, 0.2], label=[0, 1])
+    cause = await rig.register(
+        "refused",
+        IDENTITY,
+        evaluation_uri=wrong,
+        policy=policy,
+        signature=Signature(inputs=[spec("x", "INT64", -1, 1)], outputs=[spec("y", "FP32", -1, 1)]),
+    )
+    reasons = failure((await rig.decisions(cause))[cause.id]).reasons
+    assert [one.code for one in reasons] == ["COLUMN_DATATYPE_MISMATCH"]
+    takes_more = one_op(
+        helper.make_node("Add", ["x", "z"], ["y"]), {"x": (FLOAT, ["n", 1]), "z": (FLOAT, ["n", 1])}, (FLOAT, ["n", 1])
+    )
+    cause = await rig.register("refused", takes_more, minor=1, evaluation_uri=wrong, policy=policy)
+    (reason,) = failure((await rig.decisions(cause))[cause.id]).reasons
+    assert reason.code == "METRIC_MISSING"
+    assert "evaluation rows 0 to 1" in reason.message
+    assert "expected each of ['x', 'z'] once" in reason.message
     await rig.is_empty()
 
 

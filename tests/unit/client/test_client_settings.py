@@ -62,3 +62,29 @@ def test_evaluation_digest_ignores_scores_and_the_order_of_columns(tmp_path: Pat
     other_label = evaluation_digest(written("three", x=[1.0, 2.0], label=[1.0, 1.0], score=[0.1, 0.2]))
     assert one == other_scores
     assert one != other_label
+
+
+def test_evaluation_digest_takes_vectors_and_all_that_parquet_holds(tmp_path: Path) -> None:
+    import datetime as dt
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def digest(**columns: object) -> str:
+        path = tmp_path / "evaluation.parquet"
+        pq.write_table(pa.table(columns), path)
+        return evaluation_digest(path)
+
+    one = digest(X=[[1.0, 2.0], [3.0, float("nan")]], label=[0, 1], score=[[0.1, 0.9], [0.5, 0.5]])
+    assert one == digest(X=[[1.0, 2.0], [3.0, float("nan")]], label=[0, 1])
+    assert one != digest(X=[[1.0, 2.0], [3.0, 4.0]], label=[0, 1])
+    odd = {
+        "fixed": pa.array([[1, 2]], pa.list_(pa.int8(), 2)),
+        "nested": [[[1], [2, 3]]],
+        "records": [{"b": b"\xff", "a": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}],
+        "category": pa.array(["a"]).dictionary_encode(),
+        "bytes": [b"a"],
+        "nothing": [None],
+        "tensor": pa.FixedShapeTensorArray.from_numpy_ndarray(__import__("numpy").zeros((1, 2, 2))),
+    }
+    assert digest(**odd) == digest(**dict(reversed(odd.items())))

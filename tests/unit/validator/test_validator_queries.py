@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,8 +18,6 @@ from tidegate.validator.queries import (
     golden_of,
     outputs_of,
     read_table,
-    score_output,
-    scores_of,
 )
 
 SIGNATURE = Signature(
@@ -94,20 +91,6 @@ def test_a_number_too_large_for_a_float_is_not_finite():
 
 def test_an_output_has_its_shape() -> None:
     assert array_of(answer(), "p").shape == (1, 2)
-
-
-def test_the_score_is_the_first_floating_output() -> None:
-    assert score_output(SIGNATURE) == "p"
-    assert score_output(Signature(outputs=[SIGNATURE.outputs[0]])) == ""
-
-
-@pytest.mark.parametrize("shape", [(3,), (3, 1)])
-def test_a_single_score_is_taken_as_it_is(shape) -> None:
-    assert scores_of(np.array([0.1, 0.2, 0.3]).reshape(shape)).tolist() == [0.1, 0.2, 0.3]
-
-
-def test_of_two_probabilities_the_positive_class_counts() -> None:
-    assert scores_of(np.array([[0.9, 0.1], [0.2, 0.8]])).tolist() == [0.1, 0.8]
 
 
 def test_golden_answers_are_compared_row_by_row() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -129,10 +130,11 @@ def evaluation_digest(path: Path) -> str:
     """Return the digest of the evaluation data at ``path`` without its scores.
 
     Two versions that were evaluated on the same examples have the same digest, whatever they answered. It is the
-    sha256 of the columns but ``score``, sorted by name, as CSV.
+    sha256 of the columns but ``score``, sorted by name, as CSV; lists (vectors) and other values that CSV can't carry
+    stand there as JSON.
 
     Raises:
-        InvalidInput: The file is no Parquet.
+        InvalidInput: The file is no Parquet, or has a column that is neither plain nor a list.
 
     """
     # Imported here: most commands need not wait for it.
@@ -147,8 +149,29 @@ def evaluation_digest(path: Path) -> str:
         ) from None
     names = sorted(name for name in table.column_names if name != SCORE_COLUMN)
     text = io.BytesIO()
-    csv.write_csv(table.select(names), text)
+    try:
+        csv.write_csv(pa.table({name: _plain(table[name]) for name in names}), text)
+    except (pa.ArrowException, TypeError) as error:
+        raise InvalidInput(
+            f"{path} has a column of which no digest can be made: {error}",
+            code="EVALUATION_UNREADABLE",
+            field="evaluation_uri",
+            hint="keep numbers, texts, booleans, times, and lists of them",
+        ) from None
     return "sha256:" + hashlib.sha256(text.getvalue()).hexdigest()
+
+
+def _plain(column: Any) -> Any:
+    """Return ``column`` with values that CSV carries."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    if not pa.types.is_nested(column.type) and not isinstance(column.type, pa.BaseExtensionType):
+        return column
+    return pa.array([json.dumps(value, default=_text, sort_keys=True) for value in column.to_pylist()], pa.string())
+
+
+def _text(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def completed_metrics(run: TrainingRun) -> tuple[Metric, ...]:

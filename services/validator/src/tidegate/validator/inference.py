@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from tidegate.core.errors import InvalidInput
 from tidegate.v1.values_pb2 import Signature, Tensor
+from tidegate.validator.queries import flat
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 # Little-endian, as the extension wants.
@@ -28,6 +29,15 @@ class InferenceRequest:
 
     body: bytes
     headers: dict[str, str]
+
+
+def rows_at_once(signature: Signature, most: int) -> int:
+    """Return how many rows one request may carry: as many as the inputs' fixed first dimension, else ``most``."""
+    firsts = {tensor.shape[0] if tensor.shape else 1 for tensor in signature.inputs}
+    fixed = {length for length in firsts if length > 0}
+    if not fixed:
+        return most
+    return min(fixed) if len(fixed) == 1 else 1
 
 
 def request_for(signature: Signature, table: pa.Table, start: int, count: int) -> InferenceRequest:
@@ -53,19 +63,17 @@ def request_for(signature: Signature, table: pa.Table, start: int, count: int) -
 
 def _input(tensor: Tensor, rows: pa.Table, start: int) -> tuple[dict[str, Any], bytes]:
     """Return the JSON that describes one input, and its binary data (empty where the JSON carries them)."""
-    values = _values(tensor, rows)
-    described: dict[str, Any] = {
-        "name": tensor.name,
-        "datatype": tensor.datatype,
-        "shape": [rows.num_rows, *(max(length, 1) for length in tensor.shape[1:])],
-    }
+    values, inner = _values(tensor, rows)
+    shape = [rows.num_rows, *inner] if tensor.shape else []
+    described: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": shape}
     if tensor.datatype not in _FLOATING:
         for index, value in enumerate(values):
             if not _carries(tensor.datatype, value):
                 raise _misfit(tensor, value, start + index * rows.num_rows // len(values))
         return {**described, "data": values}, b""
     numbers = _numbers(tensor, values, start, rows.num_rows)
-    if np.isfinite(numbers).all():
+    # FP16 has no JSON form: servers refuse it there.
+    if tensor.datatype != "FP16" and np.isfinite(numbers).all():
         return {**described, "data": numbers.tolist()}, b""
     with np.errstate(over="ignore"):
         raw = numbers.astype(_FLOATING[tensor.datatype]).tobytes()
@@ -105,7 +113,8 @@ def _misfit(tensor: Tensor, value: Any, row: int) -> InvalidInput:
     )
 
 
-def _values(tensor: Tensor, rows: pa.Table) -> list[Any]:
+def _values(tensor: Tensor, rows: pa.Table) -> tuple[list[Any], tuple[int, ...]]:
+    """Return the values of one input, flat, and the shape of each row's part of them."""
     if tensor.name not in rows.column_names:
         raise InvalidInput(
             f"column {tensor.name!r} is missing, the file has {rows.column_names}",
@@ -113,12 +122,33 @@ def _values(tensor: Tensor, rows: pa.Table) -> list[Any]:
             field=tensor.name,
         )
     values = rows[tensor.name].to_pylist()
-    width = int(np.prod([length for length in tensor.shape[1:] if length > 0], dtype=np.int64))
-    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    if len(flat) != rows.num_rows * width:
+    parts = [flat(value) for value in values]
+    lengths = {len(part) for part in parts}
+    inner = _inner_shape(list(tensor.shape[1:]), values[0], next(iter(lengths))) if len(lengths) == 1 else None
+    if inner is None:
+        width = int(np.prod([length for length in tensor.shape[1:] if length > 0], dtype=np.int64))
         raise InvalidInput(
-            f"column {tensor.name!r} holds {len(flat)} values in {rows.num_rows} rows, expected {width} a row",
+            f"column {tensor.name!r} holds {sum(map(len, parts))} values in {rows.num_rows} rows, expected {width} a "
+            f"row (shape {list(tensor.shape)})",
             code="COLUMN_MISSHAPEN",
             field=tensor.name,
+            hint="requests that no table can say go as JSON Lines of Open Inference Protocol bodies",
         )
-    return flat
+    return [one for part in parts for one in part], inner
+
+
+def _inner_shape(wanted: list[int], value: Any, length: int) -> tuple[int, ...] | None:
+    """Return the shape of a row of ``length`` values with dimensions ``wanted`` (-1 = any); None if none fits."""
+    fixed = int(np.prod([one for one in wanted if one > 0], dtype=np.int64))
+    free = sum(one < 0 for one in wanted)
+    if free == 0:
+        return tuple(wanted) if length == fixed else None
+    if free == 1:
+        return tuple(length // fixed if one < 0 else one for one in wanted) if fixed and length % fixed == 0 else None
+    # More than one free dimension: only lists within lists tell which is which.
+    try:
+        found = np.shape(value)
+    except ValueError:
+        return None
+    fits = len(found) == len(wanted) and all(want in {-1, have} for want, have in zip(wanted, found, strict=True))
+    return tuple(found) if fits else None

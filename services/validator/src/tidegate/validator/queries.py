@@ -1,8 +1,4 @@
-"""From Parquet files to tables, and from Open Inference Protocol answers to arrays: pure.
-
-Which output is the score: the first one of a floating datatype; of
-shape [n, 2] its second column (the positive class), else the value itself.
-"""
+"""From Parquet files to tables, and from Open Inference Protocol answers to arrays: pure."""
 
 from __future__ import annotations
 
@@ -21,8 +17,6 @@ from tidegate.validator.verdict import GoldenSeen, OutputSeen
 
 EXPECTED_PREFIX: Final = "expected_"
 LABEL: Final = "label"
-FLOATING: Final = frozenset({"FP16", "FP32", "FP64"})
-CLASSES_OF_BINARY: Final = 2
 VALUES_MAX: Final = 10_000_000
 FINITE_MAX: Final = sys.float_info.max
 
@@ -59,7 +53,7 @@ def _output(output: dict[str, Any]) -> OutputSeen:
         raise ValueError("an output lacks name, datatype or shape")  # noqa: TRY004  (one kind of fault: malformed)
     if not all(type(length) is int and 0 <= length <= VALUES_MAX for length in shape):
         raise ValueError(f"output {name!r} has shape {shape}")
-    values = _flat(output.get("data", []))
+    values = flat(output.get("data", []))
     if math.prod(shape) != len(values):
         raise ValueError(f"output {name!r} has {len(values)} values in shape {shape}")
     numeric = datatype not in {"BYTES", "BOOL"}
@@ -67,35 +61,20 @@ def _output(output: dict[str, Any]) -> OutputSeen:
     return OutputSeen(name=name, datatype=datatype, shape=tuple(shape), is_finite=finite)
 
 
-def _flat(values: Any) -> list[Any]:
+def flat(values: Any) -> list[Any]:
+    """Return nested lists as one; a value alone as a list of one."""
     if not isinstance(values, list):
         return [values]
-    return [one for value in values for one in _flat(value)]
+    return [one for value in values for one in flat(value)]
 
 
 def array_of(body: dict[str, Any], name: str) -> np.ndarray[Any, Any]:
     """Return one output of an answer as an array of its shape (empty if it is not there)."""
     for output in body.get("outputs", []):
         if output.get("name") == name:
-            numbers = np.asarray(_flat(output["data"]))
+            numbers = np.asarray(flat(output["data"]))
             return numbers.reshape(output["shape"]) if numbers.size == np.prod(output["shape"]) else numbers
     return np.asarray([])
-
-
-def score_output(signature: Signature) -> str:
-    """Return the name of the output that is the score, or "" if there is none."""
-    return next((output.name for output in signature.outputs if output.datatype in FLOATING), "")
-
-
-def scores_of(answer: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return one score a row."""
-    try:
-        rows = np.asarray(answer, dtype=np.float64)
-    except (TypeError, ValueError):
-        return np.full(len(answer), np.nan)
-    if rows.ndim == CLASSES_OF_BINARY and rows.shape[1] == CLASSES_OF_BINARY:
-        return rows[:, 1]
-    return rows.reshape(-1)
 
 
 def golden_of(table: pa.Table, answers: list[dict[str, Any]], signature: Signature) -> tuple[GoldenSeen, ...]:
@@ -107,19 +86,23 @@ def golden_of(table: pa.Table, answers: list[dict[str, Any]], signature: Signatu
             continue
         expected = table[column].to_pylist()[: len(answers)]
         pairs = zip(expected, answers, strict=True)
-        differences = [_difference(want, array_of(body, output.name), output.datatype) for want, body in pairs]
+        differences = [difference(want, array_of(body, output.name), output.datatype) for want, body in pairs]
         found.append(
             GoldenSeen(output=output.name, row_count=len(expected), difference_max=max(differences, default=0.0))
         )
     return tuple(found)
 
 
-def _difference(want: Any, answer: np.ndarray[Any, Any], datatype: str) -> float:
-    wanted = _flat(want)
+def difference(want: Any, answer: np.ndarray[Any, Any], datatype: str) -> float:
+    """Return how far ``answer`` is from ``want`` at most; infinite where they can't be compared."""
+    wanted = flat(want)
     have = answer.reshape(-1).tolist()
     if len(wanted) != len(have):
         return float("inf")
     if datatype == "BYTES":
         return 0.0 if [str(value) for value in wanted] == [str(value) for value in have] else float("inf")
-    gap = np.max(np.abs(np.asarray(wanted, dtype=np.float64) - np.asarray(have, dtype=np.float64)), initial=0.0)
+    try:
+        gap = np.max(np.abs(np.asarray(wanted, dtype=np.float64) - np.asarray(have, dtype=np.float64)), initial=0.0)
+    except (TypeError, ValueError):
+        return float("inf")
     return float("inf") if np.isnan(gap) else float(gap)

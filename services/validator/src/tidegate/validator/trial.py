@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 import structlog
 
@@ -21,17 +19,12 @@ from tidegate.v1.events_pb2 import ModelRegistered
 from tidegate.v1.policy_pb2 import RuntimePolicy
 from tidegate.validator.demands import MetricValues, demands_of
 from tidegate.validator.formats import HEAD_BYTES, sniff
-from tidegate.validator.inference import request_for
+from tidegate.validator.inference import request_for, rows_at_once
+from tidegate.validator.measuring import Measurements, evaluation_fault, filled_up, measurements
 from tidegate.validator.metrics import stage
-from tidegate.validator.quality import METRICS
-from tidegate.validator.queries import (
-    LABEL,
-    array_of,
-    golden_of,
-    read_table,
-    score_output,
-    scores_of,
-)
+from tidegate.validator.predictions import predictions_of
+from tidegate.validator.queries import golden_of, read_table
+from tidegate.validator.recorded import Recorded, golden_of_recorded, is_recorded, read_recorded
 from tidegate.validator.sandbox import SERVER_PREFIX, Sandbox, ServerClient
 from tidegate.validator.settings import ValidatorSettings
 from tidegate.validator.store import ModelMemory
@@ -67,7 +60,7 @@ class Report:
 class Tables:
     """The files that came with the version, where they did."""
 
-    samples: pa.Table | None
+    samples: pa.Table | tuple[Recorded, ...] | None
     evaluation: pa.Table | None
 
 
@@ -123,9 +116,15 @@ class Trial:
     @stage("files")
     async def _tables(self, registered: ModelRegistered) -> Tables:
         return Tables(
-            samples=await self._table(registered.sample_requests_uri, "sample requests"),
+            samples=await self._samples(registered.sample_requests_uri),
             evaluation=await self._table(registered.evaluation_uri, "evaluation"),
         )
+
+    async def _samples(self, uri: str) -> pa.Table | tuple[Recorded, ...] | None:
+        if not uri:
+            return None
+        data = await self._store.read(uri, limit_bytes=self._settings.file_bytes_max)
+        return read_recorded(data) if is_recorded(data) else read_table(data, "sample requests")
 
     async def _table(self, uri: str, what: str) -> pa.Table | None:
         if not uri:
@@ -135,16 +134,18 @@ class Trial:
     async def _try_runtimes(self, registered: ModelRegistered, artifact: Verdict, tables: Tables) -> Report:
         seen, digests, log_tail = [], [], ""
         values: MetricValues = {}
+        missing: dict[str, str] = {}
         for runtime in registered.policy.validation.runtimes:
-            tried, server, tail, computed = await self._try_runtime(registered, runtime, tables)
+            tried, server, tail, measured = await self._try_runtime(registered, runtime, tables)
             seen.append(tried)
             digests.append((runtime.name, server.runtime_digest))
             log_tail = tail or log_tail
-            values.update({key: value for key, value in computed.items() if key not in values})
+            values.update({key: value for key, value in measured.values.items() if key not in values})
+            missing.update(measured.missing)
         columns = frozenset() if tables.evaluation is None else frozenset(tables.evaluation.column_names)
         demands = demands_of(registered, columns=columns, values=values, memory=self._memory)
         return Report(
-            verdict=judge(artifact, demands, seen, values),
+            verdict=judge(artifact, demands, seen, values, missing),
             runtimes=tuple(seen),
             runtime_digests=tuple(digests),
             metrics=tuple((name, of_slice, value) for (name, of_slice), value in values.items()),
@@ -153,13 +154,13 @@ class Trial:
 
     async def _try_runtime(
         self, registered: ModelRegistered, runtime: RuntimePolicy, tables: Tables
-    ) -> tuple[RuntimeSeen, host.Server, str, MetricValues]:
+    ) -> tuple[RuntimeSeen, host.Server, str, Measurements]:
         spec = _spec(registered, runtime)
         async with self._sandbox.running(spec) as started:
             server = started
             if server.state != host.SERVER_STATE_READY:
                 tail = await self._sandbox.log_tail(spec.server_id)
-                return _not_ready(runtime, server), server, tail, {}
+                return _not_ready(runtime, server), server, tail, Measurements(missing={"": "the server did not start"})
             async with ServerClient(
                 server.endpoint,
                 registered.model,
@@ -167,8 +168,10 @@ class Trial:
                 answer_bytes_max=self._settings.answer_bytes_max,
             ) as client:
                 seen = await self._query(client, registered, tables.samples)
-                failed = any(answer.failure for answer in seen.answers)
-                values = {} if failed else await self._measure(client, registered, tables.evaluation)
+                if any(answer.failure for answer in seen.answers):
+                    measured = Measurements(missing={"": "the sample requests were not answered"})
+                else:
+                    measured = await self._measure(client, registered, tables.evaluation)
             server = await self._sandbox.look(spec.server_id)
             tail = await self._sandbox.log_tail(spec.server_id)
         facts = replace(
@@ -178,76 +181,51 @@ class Trial:
             peak_memory_bytes=server.peak_memory_bytes,
             sandbox=server.sandbox,
         )
-        return facts, server, tail, values
+        return facts, server, tail, measured
 
     @stage("query")
-    async def _query(self, client: ServerClient, registered: ModelRegistered, samples: pa.Table | None) -> RuntimeSeen:
-        """Ask the sample rows one by one; the first failure ends it, since it decides."""
+    async def _query(
+        self, client: ServerClient, registered: ModelRegistered, samples: pa.Table | tuple[Recorded, ...] | None
+    ) -> RuntimeSeen:
+        """Ask the sample requests one by one; the first failure ends it, since it decides."""
         if samples is None:
             return RuntimeSeen(runtime="")
+        count = min(len(samples), self._settings.sample_rows_max)
         answers: list[Answer] = []
         bodies: list[dict[str, Any]] = []
-        for row in range(min(samples.num_rows, self._settings.sample_rows_max)):
-            answer, body = await client.ask(request_for(registered.signature, samples, row, 1))
+        for row in range(count):
+            one = samples[row].request if isinstance(samples, tuple) else None
+            answer, body = await client.ask(one or request_for(registered.signature, samples, row, 1))
             answers.append(answer)
             if answer.failure:
                 return RuntimeSeen(runtime="", answers=tuple(answers))
             bodies.append(body)
-        golden = golden_of(samples, bodies, registered.signature)
+        if isinstance(samples, tuple):
+            golden = golden_of_recorded(samples[:count], bodies)
+        else:
+            golden = golden_of(samples, bodies, registered.signature)
         return RuntimeSeen(runtime="", answers=tuple(answers), golden=golden)
 
     @stage("measure")
     async def _measure(
         self, client: ServerClient, registered: ModelRegistered, evaluation: pa.Table | None
-    ) -> MetricValues:
+    ) -> Measurements:
         """Compute the policy's metrics, and the gate metric, from the server's own answers."""
-        output = score_output(registered.signature)
-        if evaluation is None or LABEL not in evaluation.column_names or not output:
-            return {}
+        why = evaluation_fault(evaluation)
+        if evaluation is None or why:
+            return Measurements(missing={"": why})
         rows = evaluation.slice(0, self._settings.evaluation_rows_max)
-        parts = []
-        for start in range(0, rows.num_rows, self._settings.batch_rows):
-            answer, body = await client.ask(request_for(registered.signature, rows, start, self._settings.batch_rows))
+        at_once = rows_at_once(registered.signature, self._settings.batch_rows)
+        bodies = []
+        for start in range(0, rows.num_rows, at_once):
+            part = filled_up(rows.slice(start, at_once), at_once, registered.signature)
+            answer, body = await client.ask(request_for(registered.signature, part, 0, part.num_rows))
             if answer.failure:
-                log.info("evaluation not answered", model=registered.model, row=start, failure=answer.failure)
-                return {}
-            parts.append(scores_of(array_of(body, output)))
-        scores = np.concatenate(parts) if parts else np.zeros(0)
-        labels = _labels(rows)
-        if len(scores) != len(labels):
-            return {}
-        return dict(_values(registered, rows, labels, scores))
-
-
-def _values(
-    registered: ModelRegistered, rows: pa.Table, labels: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]
-) -> Iterator[tuple[tuple[str, str], float | None]]:
-    validation = registered.policy.validation
-    names = {wanted.name for wanted in validation.metrics} | {registered.policy.registration.gate_metric.name}
-    for name in sorted(names & METRICS.keys()):
-        yield (name, ""), METRICS[name](labels, scores)
-    for of_slice in validation.slices:
-        if of_slice.by not in rows.column_names or of_slice.metric not in METRICS:
-            continue
-        column = np.asarray([str(value) for value in rows[of_slice.by].to_pylist()])
-        for value in sorted(set(column.tolist())):
-            chosen = column == value
-            if chosen.sum() >= of_slice.min_rows:
-                found = METRICS[of_slice.metric](labels[chosen], scores[chosen])
-                # One class only: nothing can be said about this slice.
-                if not np.isnan(found):
-                    yield (of_slice.metric, f"{of_slice.by}={value}"), found
-
-
-def _labels(rows: pa.Table) -> np.ndarray[Any, Any]:
-    try:
-        return np.asarray(rows[LABEL].cast(pa.float64()), dtype=np.float64)
-    except (pa.ArrowException, ValueError) as error:
-        raise InvalidInput(
-            f"column {LABEL!r} of the evaluation is no number: {error}",
-            code="LABEL_NOT_NUMERIC",
-            field="evaluation_uri",
-        ) from None
+                last = min(start + at_once, rows.num_rows) - 1
+                why = f"the server did not answer evaluation rows {start} to {last}: {answer.failure}"
+                return Measurements(missing={"": why})
+            bodies.append(body)
+        return measurements(registered, rows, predictions_of(registered.signature, bodies, rows.num_rows))
 
 
 def _spec(registered: ModelRegistered, runtime: RuntimePolicy) -> host.ServerSpec:

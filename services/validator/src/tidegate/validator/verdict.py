@@ -173,14 +173,19 @@ def judge(
     demands: Demands,
     runtimes: Iterable[RuntimeSeen],
     metrics: Mapping[tuple[str, str], float | None],
+    missing: Mapping[str, str] | None = None,
 ) -> Verdict:
-    """Judge everything; ``metrics`` maps (name, slice) to the value, or None if it could not be computed."""
+    """Judge everything; ``metrics`` maps (name, slice) to the value, ``missing`` a metric to why it has none.
+
+    Under "" stands why none has.
+    """
     checks = list(artifact.checks)
     seen_by_name = {seen.runtime: seen for seen in runtimes}
     for demand in demands.runtimes:
         checks.extend(_runtime_checks(demand, seen_by_name.get(demand.runtime), demands))
     for wanted in demands.metrics:
-        checks.extend(_metric_checks(wanted, metrics.get((wanted.name, wanted.slice_name))))
+        why = (missing or {}).get(wanted.name) or (missing or {}).get("", "")
+        checks.extend(_metric_checks(wanted, metrics.get((wanted.name, wanted.slice_name)), why))
     return Verdict(checks=tuple(checks))
 
 
@@ -249,7 +254,8 @@ def _answer_fault(answer: Answer, wanted: tuple[OutputWanted, ...]) -> tuple[str
         found = seen.get(output.name)
         if found is None:
             return "ANSWER_MISSING_OUTPUT", f"outputs {sorted(seen)}", f"output {output.name!r}"
-        if found.datatype != output.datatype:
+        # JSON carries no FP16: it is answered as FP32 there, with the same values.
+        if found.datatype != output.datatype and (output.datatype, found.datatype) != ("FP16", "FP32"):
             return "ANSWER_DATATYPE_MISMATCH", f"{output.name}: {found.datatype}", output.datatype
         if not shape_fits(found.shape, output.shape):
             return "ANSWER_SHAPE_MISMATCH", f"{output.name}: {list(found.shape)}", str(list(output.shape))
@@ -265,7 +271,7 @@ def shape_fits(seen: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 def _golden_checks(runtime: str, seen: RuntimeSeen, atol: float) -> list[Check]:
     if not seen.golden:
-        return [_skipped("golden", f"{runtime}: answers", "the sample requests have no expected_* column")]
+        return [_skipped("golden", f"{runtime}: answers", "the sample requests bring no expected answers")]
     return [
         _verdict(
             "golden",
@@ -279,12 +285,14 @@ def _golden_checks(runtime: str, seen: RuntimeSeen, atol: float) -> list[Check]:
     ]
 
 
-def _metric_checks(demand: MetricDemand, value: float | None) -> list[Check]:
+def _metric_checks(demand: MetricDemand, value: float | None, why: str) -> list[Check]:
     suite = "slices" if demand.slice_name else "metrics"
     name = f"{demand.name} of {demand.slice_name}" if demand.slice_name else demand.name
     if value is None or math.isnan(value):
-        hint = "evaluation data with labels is needed"
-        return [_failed(suite, name, "not computed", "a number", "METRIC_MISSING", hint)]
+        if not why:
+            only = "only one class is there" if value is not None else "no row is there"
+            why = f"{only} to compute it from"
+        return [_failed(suite, name, "not computed", "a number", "METRIC_MISSING", why)]
     checks = [_threshold_check(demand, value, suite, name)]
     if demand.drop_max is not None:
         checks.append(_drop_check(demand, value, demand.drop_max, suite, f"{name} against stable"))
