@@ -139,6 +139,28 @@ def test_records_that_come_again_before_it_leave_its_mark_alone(tmp_path):
     assert [path.stat().st_size for path in (tmp_path / "in-hand" / "group").iterdir()] == [0]
 
 
+def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path):
+    (tmp_path / "in-hand").write_text("no folder")
+    in_hand = process(tmp_path)
+    for _ in range(5):
+        in_hand.check(place())
+        with in_hand.holding(place()):
+            pass
+
+
+def test_what_failed_with_others_is_a_suspect_until_it_is_handled(tmp_path):
+    ending = process(tmp_path)
+    for offset in (7, 8, 8):
+        ending.failed(place(offset), ValueError("one of these"))
+    in_hand = process(tmp_path)
+    assert [in_hand.is_suspect(place(offset)) for offset in (6, 7, 8, 9)] == [False, True, True, False]
+    with in_hand.trying(place(7)):
+        pass
+    assert in_hand.is_suspect(place(7))
+    in_hand.done(place(7))
+    assert [in_hand.is_suspect(place(offset)) for offset in (7, 8)] == [False, True]
+
+
 def test_our_own_rights_condemn_nothing(tmp_path):
     for _ in range(5):
         process(tmp_path).failed(place(), Refused("no right to publish"))

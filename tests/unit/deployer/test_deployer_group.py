@@ -12,6 +12,7 @@ from aiokafka.errors import GroupAuthorizationFailedError
 from tidegate.contracts.codec import PROTOBUF, Event, InvalidEvent, encode
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Refused
+from tidegate.core.in_hand import InHand
 from tidegate.core.settings import KafkaSettings
 from tidegate.deployer import group as group_module
 from tidegate.deployer.agents import PROXIES_SOURCE, QUEUE_MAX, Item, PartitionWorker
@@ -48,8 +49,13 @@ class Owner:
 
 
 @pytest.fixture
-async def group():
-    made = WorkerGroup(kafka=NOBODY_LISTENS, producer=Outbox(), apply_route=lambda _table, _time: None)
+async def group(tmp_path):
+    made = WorkerGroup(
+        kafka=NOBODY_LISTENS,
+        producer=Outbox(),
+        apply_route=lambda _table, _time: None,
+        in_hand=InHand(tmp_path, "g"),
+    )
     made._ticked_s = asyncio.get_running_loop().time()
     return made
 
@@ -170,9 +176,14 @@ def test_a_verb_of_another_release_is_no_event_for_this_one():
     assert raised.value.code == "EVENT_NOT_UNDERSTOOD"
 
 
-async def test_who_waits_for_a_worker_that_stops_goes_on():
+async def test_who_waits_for_a_worker_that_stops_goes_on(tmp_path):
     worker = PartitionWorker(
-        partition=0, kafka=NOBODY_LISTENS, group="g", apply_route=lambda _table, _time: None, wake_host=lambda: None
+        partition=0,
+        kafka=NOBODY_LISTENS,
+        group="g",
+        in_hand=InHand(tmp_path, "g"),
+        apply_route=lambda _table, _time: None,
+        wake_host=lambda: None,
     )
     for _ in range(QUEUE_MAX):
         worker.put_now(Item(model="fraud", event=None))

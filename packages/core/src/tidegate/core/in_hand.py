@@ -18,13 +18,13 @@ from typing import Final
 
 import structlog
 
-from tidegate.core.disk import full_disk_is_unavailable
 from tidegate.core.errors import InvalidInput, Refused, TidegateError
 
 # The first end may be a signal, or a machine that ran out of memory for somebody else's sake.
 ENDS_MAX: Final = 2
 ERROR_CHARS_MAX: Final = 1_000
-MARKS_MAX: Final = 16
+# All of a batch that is handled together may be suspects.
+MARKS_MAX: Final = 128
 NO_WORD: Final = "the process ended without a word: killed, out of memory, or crashed"
 CODE: Final = "EVENT_ENDED_PROCESS"
 
@@ -109,14 +109,16 @@ class InHand:
         self._folder = data_dir / "in-hand" / group
         # As they were when the process began: within it, tries are not counted.
         self._marks: dict[tuple[str, int], Marks] = {}
+        # Told more than once, it is one end of the process all the same.
+        self._failing: dict[tuple[str, int], dict[int, str]] = {}
         self._files: dict[tuple[str, int], int] = {}
+        self._is_told = False
 
     def check(self, place: Place) -> None:
         """Let a record pass that has not ended ENDS_MAX processes yet.
 
         Raises:
             InvalidInput: It has; the message says how (code EVENT_ENDED_PROCESS).
-            Unavailable: The disk is full.
 
         """
         mark = self._known(place).of(place.offset)
@@ -126,12 +128,14 @@ class InHand:
 
     @contextmanager
     def holding(self, place: Place) -> Iterator[None]:
-        """Count an end of the process inside as the record's doing; a stop, or a try that is made again, is not.
+        """Count an end of the process inside as the record's doing, and the record as handled behind it."""
+        with self.trying(place):
+            yield
+        self.done(place)
 
-        Raises:
-            Unavailable: The disk is full.
-
-        """
+    @contextmanager
+    def trying(self, place: Place) -> Iterator[None]:
+        """Count an end of the process inside as the record's doing; a stop, or a try that is made again, is not."""
         known = self._known(place)
         self.begin(place)
         try:
@@ -142,22 +146,25 @@ class InHand:
         except BaseException as error:
             self.failed(place, error)
             raise
-        self.done(place)
+        self._write(place, known)
 
     def begin(self, place: Place) -> None:
-        """Write that a record is in hand: left so, it says that the process ended with it.
-
-        Raises:
-            Unavailable: The disk is full.
-
-        """
+        """Write that a record is in hand: left so, it says that the process ended with it."""
         self._write(place, self._known(place).begun(place.offset))
+
+    def is_suspect(self, place: Place) -> bool:
+        """Say whether a process ended with this record in hand, maybe along with others."""
+        return self._known(place).of(place.offset).ends > 0
 
     def failed(self, place: Place, error: BaseException) -> None:
         """Note that the process ends because of ``error``; rights that we lack are no record's doing."""
         if not isinstance(error, Refused):
-            said = f"{type(error).__name__}: {error}"
-            self._write(place, self._known(place).begun(place.offset, said))
+            failing = self._failing.setdefault((place.topic, place.partition), {})
+            failing[place.offset] = f"{type(error).__name__}: {error}"
+            marks = self._known(place)
+            for offset, said in failing.items():
+                marks = marks.begun(offset, said)
+            self._write(place, marks)
 
     def done(self, place: Place) -> None:
         """Note that a record is handled."""
@@ -174,25 +181,39 @@ class InHand:
     def _known(self, place: Place) -> Marks:
         key = (place.topic, place.partition)
         if key not in self._marks:
-            file = self._file(place)
-            self._marks[key] = marks_from_bytes(os.pread(file, os.fstat(file).st_size, 0))
+            self._marks[key] = marks_from_bytes(self._read(place))
             for mark in self._marks[key].marks:
                 log.warning("a process ended with this record in hand", place=str(place), **asdict(mark))
         return self._marks[key]
 
+    def _read(self, place: Place) -> bytes:
+        try:
+            file = self._file(place)
+            return os.pread(file, os.fstat(file).st_size, 0)
+        except OSError as error:
+            return self._without(place, error)
+
     def _write(self, place: Place, marks: Marks) -> None:
         data = marks_to_bytes(marks)
-        with full_disk_is_unavailable():
+        try:
             file = self._file(place)
             # Of two lines the first counts: whatever moment a kill comes, the file can be read.
             os.pwrite(file, data or b"\n", 0)
             os.ftruncate(file, len(data))
+        except OSError as error:
+            self._without(place, error)
+
+    def _without(self, place: Place, error: OSError) -> bytes:
+        # A full disk must not stop a rollback: then a record that ends the process is not counted.
+        if not self._is_told:
+            log.error("what is in hand can't be kept, so its ends are not counted", place=str(place), error=str(error))
+        self._is_told = True
+        return b""
 
     def _file(self, place: Place) -> int:
         key = (place.topic, place.partition)
         if key not in self._files:
-            with full_disk_is_unavailable():
-                self._folder.mkdir(parents=True, exist_ok=True)
-                path = self._folder / f"{place.topic}.{place.partition}"
-                self._files[key] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._folder / f"{place.topic}.{place.partition}"
+            self._files[key] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         return self._files[key]

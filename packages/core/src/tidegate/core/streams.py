@@ -107,15 +107,12 @@ async def _handle_one(item: Any, handle: Handler, producer: EventProducer, measu
     place = Place(topic=message.topic, partition=message.partition, offset=message.offset)
     origin = str(place)
 
-    async def check() -> None:
-        in_hand.check(place)
-
     async def attempt() -> None:
         with in_hand.holding(place):
             await handle(traced)
 
     try:
-        await retrying(check, what=origin, operation=topic_label(message.topic))
+        in_hand.check(place)
         event = decode(
             topic=message.topic,
             partition=message.partition,

@@ -10,11 +10,13 @@ from typing import Final
 import structlog
 
 from tidegate.contracts.codec import Event, derived_event_id
+from tidegate.contracts.principals import DEPLOYER_PRINCIPAL
 from tidegate.contracts.topics import TOPICS
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import InvalidInput, Unavailable
 from tidegate.core.grpc_server import GrpcServer
+from tidegate.core.in_hand import InHand
 from tidegate.core.process import first_of, run, until_signal
 from tidegate.core.settings import KafkaSettings
 from tidegate.core.telemetry import start_telemetry
@@ -63,7 +65,12 @@ class Deployer:
     def __init__(self, settings: DeployerSettings, kafka: KafkaSettings, producer: EventProducer) -> None:
         self._settings = settings
         book = RolloutBook()
-        self._group = WorkerGroup(kafka=kafka, producer=producer, apply_route=self._apply_route)
+        self._group = WorkerGroup(
+            kafka=kafka,
+            producer=producer,
+            apply_route=self._apply_route,
+            in_hand=InHand(settings.data_dir, DEPLOYER_PRINCIPAL.consumer_group(kafka.topic_prefix)),
+        )
         self._fleet = ProxyFleet(
             settings.gateway_host,
             settings.gateway_port,

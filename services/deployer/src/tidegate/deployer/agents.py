@@ -8,18 +8,21 @@ committed and goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 from google.protobuf.message import Message
 
 from tidegate.contracts.codec import PROTOBUF, Event, Record, derived_event_id, encode, timed_event_id
 from tidegate.contracts.topics import ROLLOUT_STATE, TOPIC_BY_MESSAGE
+from tidegate.core.in_hand import InHand, Place
 from tidegate.core.kafka_access import client_options
 from tidegate.core.kafka_consumer import committed_consumer
 from tidegate.core.metrics import EVENTS_PRODUCED
@@ -43,6 +46,7 @@ QUEUE_MAX: Final = 10_000
 OFFSETS_LAZY_S: Final = 2.0
 # As long as the broker itself lets a transaction live; whoever waits longer begins anew.
 COMMIT_WITHIN_S: Final = 60.0
+TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 LOAD_TIMEOUT_MS: Final = 1_000
 
 ApplyRoute = Callable[[RouteTable, datetime], None]
@@ -66,6 +70,13 @@ class Item:
     offset: int = -1
     sent: Event | None = None
 
+    @property
+    def place(self) -> Place | None:
+        """Where Kafka had it; None for what came from elsewhere."""
+        if self.source is None:
+            return None
+        return Place(topic=self.source.topic, partition=self.source.partition, offset=self.offset)
+
 
 @dataclass(kw_only=True, slots=True)
 class Outcome:
@@ -85,6 +96,7 @@ class PartitionWorker:
         partition: int,
         kafka: KafkaSettings,
         group: str,
+        in_hand: InHand,
         apply_route: ApplyRoute,
         wake_host: Callable[[], None],
         on_handled: Callable[[TopicPartition, int], None] = lambda _place, _offset: None,
@@ -92,6 +104,7 @@ class PartitionWorker:
         self.partition = partition
         self._kafka = kafka
         self._group = group
+        self._in_hand = in_hand
         self._apply_route = apply_route
         self._wake_host = wake_host
         self._on_handled = on_handled
@@ -174,17 +187,27 @@ class PartitionWorker:
             items = [await self._queue.get()]
             while not self._queue.empty() and len(items) < BATCH_MAX:
                 items.append(self._queue.get_nowait())
-            await self._handle(items)
+            for together in batches_of(items, self._is_suspect):
+                await self._handle(together)
+
+    def _is_suspect(self, item: Item) -> bool:
+        return item.place is not None and self._in_hand.is_suspect(item.place)
 
     async def _handle(self, items: list[Item]) -> None:
         outcome = Outcome()
+        places = [item.place for item in items if item.place is not None]
         for item in items:
             if item.source is not None:
                 self._offsets[item.source] = item.offset + 1
-            self._decide(item, outcome)
+            with self._in_hand.trying(item.place) if item.place is not None else nullcontext():
+                self._decide(item, outcome)
         if outcome.messages or outcome.states or self._offsets_are_due():
-            with TRANSACTION_SECONDS.time():
+            with TRANSACTION_SECONDS.time(), self._blaming(places):
                 await self._commit(outcome)
+        for item in items:
+            # What was set aside stays condemned until its offset is surely behind us.
+            if item.place is not None and item.event is not None:
+                self._in_hand.done(item.place)
         self._committed.update(outcome.states)
         self._measure(items, outcome)
         # Only what is committed has an effect outside.
@@ -192,6 +215,18 @@ class PartitionWorker:
             self._apply_route(table, decided)
         if outcome.states:
             self._wake_host()
+
+    @contextmanager
+    def _blaming(self, places: list[Place]) -> Iterator[None]:
+        """Suspect all of a batch when a commit fails by what it holds; the next process takes them one by one."""
+        try:
+            yield
+        except Exception as error:
+            # Away, fenced or stopped: that is no record's doing.
+            if isinstance(error, TOO_LARGE) or not isinstance(error, KafkaError | OSError):
+                for place in places:
+                    self._in_hand.failed(place, error)
+            raise
 
     def _measure(self, items: list[Item], outcome: Outcome) -> None:
         for item in items:
@@ -324,6 +359,13 @@ class PartitionWorker:
             states[snapshot.model] = wire.state_from(snapshot)
             self._traces.restore(states[snapshot.model], record)
         return states
+
+
+def batches_of(items: list[Item], is_suspect: Callable[[Item], bool]) -> Iterator[list[Item]]:
+    """Yield ``items`` in order, suspects alone."""
+    for alone, found in groupby(items, is_suspect):
+        together = list(found)
+        yield from ([one] for one in together) if alone else [together]
 
 
 def applied_event(applied: RouteApplied, *, source: str, correlation_id: str) -> Event:

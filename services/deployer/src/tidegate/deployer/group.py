@@ -15,6 +15,8 @@ from tidegate.contracts.principals import DEPLOYER_PRINCIPAL
 from tidegate.contracts.topics import COMMANDS, MONITORING, REGISTRY, ROLLOUTS, VALIDATION
 from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
+from tidegate.core.errors import InvalidInput
+from tidegate.core.in_hand import InHand, Place
 from tidegate.core.kafka_access import explain
 from tidegate.core.kafka_consumer import committed_consumer
 from tidegate.core.metrics import Handling
@@ -43,8 +45,11 @@ log = structlog.get_logger(__name__)
 class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
     """All partitions that this process owns."""
 
-    def __init__(self, *, kafka: KafkaSettings, producer: EventProducer, apply_route: ApplyRoute) -> None:
+    def __init__(
+        self, *, kafka: KafkaSettings, producer: EventProducer, apply_route: ApplyRoute, in_hand: InHand
+    ) -> None:
         self._kafka = kafka
+        self._in_hand = in_hand
         self._producer = producer
         self._apply_route = apply_route
         self._group = DEPLOYER_PRINCIPAL.consumer_group(kafka.topic_prefix)
@@ -177,6 +182,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
             partition=partition,
             kafka=self._kafka,
             group=self._group,
+            in_hand=self._in_hand,
             apply_route=self._apply_route,
             wake_host=self._wake_host,
             on_handled=self._on_handled,
@@ -237,9 +243,10 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         if worker is None:
             return
         try:
+            self._in_hand.check(Place(topic=place.topic, partition=place.partition, offset=record.offset))
             event = decode_record(record, received_time=utc_now())
             meaning = _core_event(event)
-        except InvalidEvent as error:
+        except (InvalidEvent, InvalidInput) as error:
             await self._set_aside(record, error)
             # While the broker was away somebody else may have got the partition, with what comes after this one.
             if self._workers.get(place.partition) is worker:
@@ -258,7 +265,7 @@ class WorkerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
             )
         )
 
-    async def _set_aside(self, record: Any, error: InvalidEvent) -> None:
+    async def _set_aside(self, record: Any, error: InvalidEvent | InvalidInput) -> None:
         origin = f"{record.topic}/{record.partition}/{record.offset}"
         aside = Record(key=record.key or b"", value=record.value or b"", headers=tuple(record.headers))
         await set_aside(self._producer, aside, origin=origin, code=error.code, error=str(error))
