@@ -69,3 +69,11 @@ def test_a_refused_route_is_told_in_the_proxys_words(life: list[Event]) -> None:
     line = describe(replace(life[0], message=refused))
     assert line is not None
     assert (line.headline, line.details) == ("a proxy refused route 1/7", ("no such cluster",))
+
+
+def test_a_route_that_nobody_timed_has_no_time(life: list[Event]) -> None:
+    routes = [event for event in life if event.type == "RouteApplied"]
+    untimed = RouteApplied(model="churn", epoch=1, revision=7, applied=["gateway-1"], complete=True)
+    told = describe(replace(routes[0], message=untimed))
+    assert told is not None
+    assert told.headline == "route 1/7 acknowledged by gateway-1"

@@ -71,3 +71,16 @@ def test_shift_is_measured_from_its_decision():
     before = value("tidegate_deployer_route_ack_seconds_sum", cause="shift") or 0.0
     AckTimes().applied(report(revision=1), NOW)
     assert value("tidegate_deployer_route_ack_seconds_sum", cause="shift") == pytest.approx(before + 0.04)
+
+
+def test_what_nobody_has_measured_is_no_short_time():
+    def counted() -> float:
+        return value("tidegate_deployer_route_ack_seconds_count", cause="shift") or 0.0
+
+    before = counted()
+    unmeasured = report(revision=1)
+    unmeasured.latency_ms = 0
+    AckTimes().applied(unmeasured, NOW)
+    assert counted() == before
+    AckTimes().applied(report(revision=1), NOW)
+    assert counted() == before + 1

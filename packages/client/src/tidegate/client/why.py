@@ -209,7 +209,8 @@ def _route(message: RouteApplied) -> Told | None:
     if not message.complete:
         return "a route waits for " + ", ".join(message.missing or ["a proxy"]), []
     proxies = ", ".join(message.applied)
-    return f"route {message.epoch}/{message.revision} acknowledged by {proxies} after {message.latency_ms:.1f} ms", []
+    after = f" after {message.latency_ms:.1f} ms" if message.latency_ms else ""
+    return f"route {message.epoch}/{message.revision} acknowledged by {proxies}{after}", []
 
 
 def _evidence(message: EvidenceReached) -> Told:

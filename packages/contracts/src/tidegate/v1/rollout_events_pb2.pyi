@@ -600,7 +600,7 @@ class RouteApplied(_message.Message):
     complete: _builtins.bool
     """True if nobody is missing and somebody applied."""
     latency_ms: _builtins.float
-    """Decision to last acknowledgement, in milliseconds."""
+    """Decision to last acknowledgement, in milliseconds; 0 = not measured: another process decided, or an earlier one."""
     refusal: _builtins.str
     """Why a proxy refused the table, in its words; empty = none did. Proxies go on with the table before it."""
     @_builtins.property

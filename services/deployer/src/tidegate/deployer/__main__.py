@@ -121,7 +121,7 @@ class Deployer:
         log.info("deployer ready", port=self._server.port, topics=len(TOPICS))
         await asyncio.Event().wait()
 
-    def _apply_route(self, table: RouteTable, decided: datetime) -> None:
+    def _apply_route(self, table: RouteTable, decided: datetime | None) -> None:
         try:
             self._fleet.apply(table, decided_time=decided)
         except InvalidInput as error:

@@ -49,7 +49,8 @@ COMMIT_WITHIN_S: Final = 60.0
 TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 LOAD_TIMEOUT_MS: Final = 1_000
 
-ApplyRoute = Callable[[RouteTable, datetime], None]
+# With the time of a decision of this process's own; None for a table that was read.
+ApplyRoute = Callable[[RouteTable, datetime | None], None]
 
 log = structlog.get_logger(__name__)
 

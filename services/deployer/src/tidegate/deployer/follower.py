@@ -35,7 +35,7 @@ class Follower:
         self._kafka = kafka
         self._book = book
         self._apply_route = apply_route
-        self._tables: dict[str, tuple[RouteTable, Event]] = {}
+        self._tables: dict[str, RouteTable] = {}
         self._consumer = committed_consumer(kafka, auto_offset_reset="earliest", fetch_max_wait_ms=100)
 
     async def catch_up(self) -> None:
@@ -53,8 +53,8 @@ class Follower:
         except TimeoutError as error:
             message = f"the routes were not read in {CATCH_UP_WITHIN_S:.0f} s"
             raise Unavailable(message, code="BROKER_UNAVAILABLE") from error
-        for table, event in self._tables.values():
-            self._apply_route(table, event.time)
+        for table in self._tables.values():
+            self._apply_route(table, None)
         self._tables.clear()
 
     async def _read_to_the_end(self) -> None:
@@ -70,7 +70,7 @@ class Follower:
         while await self._is_behind(ends):
             for event in await self._events():
                 if isinstance(event.message, RouteTable):
-                    self._tables[event.message.model] = (event.message, event)
+                    self._tables[event.message.model] = event.message
                 else:
                     self._follow(event)
 
@@ -87,7 +87,7 @@ class Follower:
     def _follow(self, event: Event) -> None:
         match event.message:
             case RouteTable():
-                self._apply_route(event.message, event.time)
+                self._apply_route(event.message, None)
             case RolloutStep():
                 self._book.record(event.message, event.time)
 

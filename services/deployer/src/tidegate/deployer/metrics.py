@@ -124,7 +124,9 @@ class AckTimes:
         """Measure a route that every proxy has."""
         if not report.complete:
             return
-        ROUTE_ACK_SECONDS.labels("shift").observe(report.latency_ms / 1000)
+        if report.latency_ms:
+            # Else nobody has measured it: another process decided, or it is an old decision.
+            ROUTE_ACK_SECONDS.labels("shift").observe(report.latency_ms / 1000)
         waiting = self._breaches.get(report.model)
         if waiting is not None and waiting[:2] <= (report.epoch, report.revision):
             ROUTE_ACK_SECONDS.labels("breach").observe(max(0.0, (now - waiting[2]).total_seconds()))

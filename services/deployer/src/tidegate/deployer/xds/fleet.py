@@ -43,7 +43,7 @@ class _Shift:
     """The newest table of one model on its way to the proxies."""
 
     resources: ModelResources
-    decided_time: datetime
+    decided_time: datetime | None
     deadline: asyncio.TimerHandle | None = None
     is_late: bool = False
     reported: tuple[tuple[str, ...], tuple[str, ...]] | None = None
@@ -119,8 +119,10 @@ class ProxyFleet:
         """Serve ADS on ``server`` (a ``grpc.aio.Server``)."""
         ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(DiscoveryServicer(self), server)
 
-    def apply(self, table: RouteTable, *, decided_time: datetime) -> bool:
+    def apply(self, table: RouteTable, *, decided_time: datetime | None) -> bool:
         """Start to bring ``table`` to all proxies; return False if it is not newer than what is there.
+
+        ``decided_time`` is when this process decided it; None for what it has read, which nobody measures.
 
         Raises:
             InvalidInput: The table is not legal; nothing changes, for this model or another.
@@ -129,6 +131,9 @@ class ProxyFleet:
         resources = model_resources(table, self._tuning)
         before = self._shifts.get(table.model)
         if before is not None and resources.key <= before.resources.key:
+            if resources.key == before.resources.key and before.decided_time is None and not before.reported:
+                # What we decide we may read before we hear that it is committed.
+                before.decided_time = decided_time
             return False
         if before is not None and before.deadline is not None:
             before.deadline.cancel()
@@ -253,8 +258,10 @@ class ProxyFleet:
         shift.reported = (applied, missing)
         if complete and shift.deadline is not None:
             shift.deadline.cancel()
-        latest = shift.last_time if complete and shift.last_time is not None else utc_now()
         resources = shift.resources
+        latency_ms = _latency_ms(shift, is_complete=complete)
+        # Who comes later has not waited for the decision.
+        shift.decided_time = None if complete else shift.decided_time
         report = RouteApplied(
             model=resources.model,
             epoch=resources.epoch,
@@ -262,11 +269,19 @@ class ProxyFleet:
             applied=applied,
             missing=missing,
             complete=complete,
-            latency_ms=max(0.0, (latest - shift.decided_time).total_seconds() * 1000),
+            latency_ms=latency_ms,
         )
         log.info("route applied" if complete else "route not applied everywhere", **_fields(report))
         if self._on_applied is not None:
             self._on_applied(report)
+
+
+def _latency_ms(shift: _Shift, *, is_complete: bool) -> float:
+    """Return how long the decision has been under way, in milliseconds; 0 where this process did not make it."""
+    if shift.decided_time is None:
+        return 0.0
+    latest = shift.last_time if is_complete and shift.last_time is not None else utc_now()
+    return max(0.0, (latest - shift.decided_time).total_seconds() * 1000)
 
 
 def _fields(report: RouteApplied) -> dict[str, Any]:
