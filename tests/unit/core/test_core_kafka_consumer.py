@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import struct
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.codec import has_lz4, has_snappy, has_zstd
+from aiokafka.codec import gzip_encode, has_lz4, has_snappy, has_zstd, snappy_encode
 from aiokafka.consumer import fetcher
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from kafka import codec as kafka_python
 
+from tidegate.core.kafka_codecs import DECOMPRESSED_BYTES_MAX, gzip, snappy
 from tidegate.core.kafka_consumer import (
     CHECKSUM_TRIES,
     CODECS,
@@ -41,7 +44,7 @@ def batch(offset: int, values: list[bytes], codec: int = 0, *, transactional: bo
         producer_id=7,
         producer_epoch=0,
         base_sequence=0,
-        batch_size=1 << 20,
+        batch_size=1 << 28,
     )
     for place, value in enumerate(values):
         builder.append(place, timestamp=1, key=b"k", value=value, headers=[])
@@ -94,6 +97,38 @@ def test_what_cannot_be_decoded_is_told_counted_and_passed_over(codec):
     assert told.codec == name
     assert told.error
     assert BATCHES_UNREADABLE.labels("training", name)._value.get() == before + 1
+
+
+@pytest.mark.parametrize("codec", [1, 3, 4])
+def test_a_batch_that_would_fill_the_memory_is_passed_over(codec):
+    bomb = batch(0, [bytes(DECOMPRESSED_BYTES_MAX)], codec)
+    assert len(bomb) < 1 << 20
+    records = reading(bomb + batch(1, [b"good"]))
+    assert values_of(records) == [b"good"]
+    (told,) = passed_over()
+    assert f"more than {DECOMPRESSED_BYTES_MAX} bytes" in told.error
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_large_batch_is_read(codec):
+    values = [os.urandom(100) + bytes(5 << 20), b"and more"]
+    assert values_of(reading(batch(0, values, codec))) == values
+
+
+def test_snappy_is_read_in_both_framings():
+    data = os.urandom(1000) + bytes(100_000)
+    assert snappy(snappy_encode(data)) == snappy(snappy_encode(data, xerial_compatible=False)) == data
+    with pytest.raises(CorruptRecordException, match="a snappy block"):
+        snappy(snappy_encode(data)[:-1])
+    with pytest.raises(CorruptRecordException, match="more than"):
+        snappy(b"\xff\xff\xff\xff\x0f" + bytes(10))
+
+
+def test_gzip_is_read_whole_or_not_at_all():
+    both = gzip_encode(b"one") + gzip_encode(b"two")
+    assert gzip(both) == b"onetwo"
+    with pytest.raises(CorruptRecordException, match="too early"):
+        gzip(both[:-1])
 
 
 def test_records_before_the_fault_are_delivered():

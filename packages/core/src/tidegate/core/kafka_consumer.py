@@ -19,6 +19,7 @@ from aiokafka.errors import CorruptRecordException
 from faust.transport.drivers import aiokafka as faust_driver
 
 from tidegate.core.kafka_access import client_options
+from tidegate.core.kafka_codecs import bound_codecs
 from tidegate.core.metrics import BATCHES_UNREADABLE, topic_label
 from tidegate.core.settings import KafkaSettings
 
@@ -63,6 +64,7 @@ def read_committed(app: faust.App) -> None:
 def pass_over_unreadable() -> None:
     """Have all consumers of this process pass over what can't be decoded; repeatable."""
     fetcher.PartitionRecords = _Records
+    bound_codecs()
 
 
 class _Thread(faust_driver.AIOKafkaConsumerThread):  # type: ignore[misc]
