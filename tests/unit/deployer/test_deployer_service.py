@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from tidegate.core.errors import AlreadyExists, FailedPrecondition, InvalidInput, NotFound
-from tidegate.deployer.service import RolloutServicer
+from tidegate.core.errors import AlreadyExists, FailedPrecondition, InvalidInput, NotFound, Unavailable
+from tidegate.deployer.service import RolloutServicer, command_event_id
+from tidegate.deployer.state import KnownVersion, ModelState, Number
 from tidegate.deployer.store import RolloutBook
+from tidegate.deployer.wire import state_message
 from tidegate.v1 import rollout_events_pb2 as pb
 from tidegate.v1 import rollout_service_pb2 as api
 from tidegate.v1.values_pb2 import Version
@@ -37,10 +40,15 @@ class Desk:
         self.book = RolloutBook()
         self.commands: list[pb.RolloutCommand] = []
         self.sequence = 0
-        self.servicer = RolloutServicer(book=self.book, publish=self._publish)
+        self.decides = True
+        self.servicer = RolloutServicer(book=self.book, publish=self._publish, decided_within_s=0.01)
 
     async def _publish(self, command: pb.RolloutCommand) -> None:
         self.commands.append(command)
+        if self.decides:
+            self.sequence += 1
+            step = pb.RolloutStep(rollout_id=ID, model="churn", sequence=self.sequence, reason="decided")
+            self.book.record(step, NOW, cause_id=command_event_id(command))
 
     def moves(self, phase: pb.Phase.ValueType, **facts: Any) -> None:
         self.sequence += 1
@@ -133,3 +141,44 @@ async def test_a_model_goes_back_to_what_its_rollout_replaced(desk: Desk) -> Non
     assert (await desk.servicer.RollbackModel(request, Context())).version == Version(major=1, pipeline=3)
     (command,) = desk.commands
     assert (command.verb, command.version) == (pb.RolloutCommand.VERB_ROLLBACK, Version(major=1, pipeline=3))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_the_answer_is_the_step_that_the_command_caused(desk: Desk, verb: str) -> None:
+    desk.moves(VERBS[verb][1])
+    assert (await desk.ask(verb)).rollout.last_step.reason == "decided"
+
+
+async def test_a_command_that_nobody_decides_is_told_as_such_and_may_be_asked_again(desk: Desk) -> None:
+    desk.moves(pb.PHASE_STEPPING)
+    desk.decides = False
+    with pytest.raises(Unavailable) as caught:
+        await desk.ask("Pause")
+    assert caught.value.code == "COMMAND_UNDECIDED"
+    desk.decides = True
+    assert (await desk.ask("Pause")).rollout.last_step.reason == "decided"
+
+
+STATE = replace(ModelState(model="churn"), stable=Number(1, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [
+        (Version(major=7), "7.0.0 is unknown: it was never registered"),
+        (Version(major=1, minor=1), "1.1.0 is not blessed"),
+        (Version(major=1), "1.0.0 is stable already"),
+    ],
+)
+async def test_a_rollback_that_makes_no_sense_is_refused_with_its_reason(
+    desk: Desk, version: Version, why: str
+) -> None:
+    desk.moves(pb.PHASE_PROMOTED)
+    file = {"uri": "s3://b/k", "digest": "sha256:" + "0" * 64, "size_bytes": 1, "format": "onnx"}
+    known = tuple(KnownVersion(number=Number(1, minor, 0), blessed=not minor, **file) for minor in (0, 1))
+    desk.book.remember(state_message(replace(STATE, versions=known)))
+    request = api.RollbackModelRequest(model="churn", version=version, request_id="r1")
+    with pytest.raises(FailedPrecondition) as caught:
+        await desk.servicer.RollbackModel(request, Context())
+    assert (caught.value.code, desk.commands) == ("COMMAND_REFUSED", [])
+    assert why in str(caught.value)

@@ -19,10 +19,10 @@ PAGE_SIZE: Final = 200
 
 
 class RolloutCalls:
-    """What the deployer answers; a command's effect follows its answer.
+    """What the deployer answers; a command's answer is its decision.
 
-    A command with the same ``request_id`` has its effect once. Commands raise FailedPrecondition when the rollout has
-    ended, or is not where the command makes sense.
+    A command with the same ``request_id`` has its effect once. Commands raise FailedPrecondition when they would
+    change nothing (with the reason), and Unavailable when nobody decided in time.
     """
 
     def __init__(self, channel: grpc.Channel, address: str) -> None:

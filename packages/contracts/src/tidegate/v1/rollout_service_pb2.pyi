@@ -258,7 +258,7 @@ class PauseRolloutResponse(_message.Message):
     ROLLOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollout(self) -> Global___Rollout:
-        """The rollout as it stood when the command was accepted."""
+        """The rollout as it stands after the decision."""
 
     def __init__(
         self,
@@ -312,7 +312,7 @@ class ResumeRolloutResponse(_message.Message):
     ROLLOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollout(self) -> Global___Rollout:
-        """The rollout as it stood when the command was accepted."""
+        """The rollout as it stands after the decision."""
 
     def __init__(
         self,
@@ -366,7 +366,7 @@ class ApproveRolloutResponse(_message.Message):
     ROLLOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollout(self) -> Global___Rollout:
-        """The rollout as it stood when the command was accepted."""
+        """The rollout as it stands after the decision."""
 
     def __init__(
         self,
@@ -420,7 +420,7 @@ class AbortRolloutResponse(_message.Message):
     ROLLOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollout(self) -> Global___Rollout:
-        """The rollout as it stood when the command was accepted."""
+        """The rollout as it stands after the decision."""
 
     def __init__(
         self,
@@ -478,7 +478,7 @@ class PromoteRolloutResponse(_message.Message):
     ROLLOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollout(self) -> Global___Rollout:
-        """The rollout as it stood when the command was accepted."""
+        """The rollout as it stands after the decision."""
 
     def __init__(
         self,
@@ -536,18 +536,24 @@ class RollbackModelResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def version(self) -> _values_pb2.Version:
         """Version that will serve."""
+
+    @_builtins.property
+    def rollout(self) -> Global___Rollout:
+        """The rollout that brings it back, as it stands after the decision."""
 
     def __init__(
         self,
         *,
         version: _values_pb2.Version | None = ...,
+        rollout: Global___Rollout | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rollout", b"rollout", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

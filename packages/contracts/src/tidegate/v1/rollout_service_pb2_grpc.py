@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class RolloutServiceStub:
     """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows.
+    Commands are answered with their decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
+    UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 
     def __init__(self, channel):
@@ -84,6 +86,8 @@ class RolloutServiceStub:
 
 class RolloutServiceServicer:
     """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows.
+    Commands are answered with their decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
+    UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 
     def GetRollout(self, request, context):
@@ -210,6 +214,8 @@ def add_RolloutServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RolloutService:
     """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows.
+    Commands are answered with their decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
+    UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 
     @staticmethod

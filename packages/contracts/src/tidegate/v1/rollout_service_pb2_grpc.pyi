@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RolloutServiceStub:
-    """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows."""
+    """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows.
+    Commands are answered with their decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
+    UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -60,7 +63,10 @@ class RolloutServiceStub:
 
 @_typing.type_check_only
 class RolloutServiceAsyncStub(RolloutServiceStub):
-    """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows."""
+    """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows.
+    Commands are answered with their decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
+    UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetRollout: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.GetRolloutRequest, _rollout_service_pb2.GetRolloutResponse]  # type: ignore[assignment]
@@ -89,7 +95,10 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     """Move a model back to its previous stable version. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if there is none."""
 
 class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows."""
+    """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows.
+    Commands are answered with their decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
+    UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
+    """
 
     @_abc_1.abstractmethod
     def GetRollout(

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from tidegate.contracts.codec import Event, derived_event_id
+from tidegate.contracts.codec import Event
 from tidegate.contracts.principals import DEPLOYER_PRINCIPAL
 from tidegate.contracts.topics import TOPICS
 from tidegate.core.bus import EventProducer
@@ -24,7 +24,7 @@ from tidegate.deployer.agents import SOURCE
 from tidegate.deployer.follower import Follower
 from tidegate.deployer.group import WorkerGroup
 from tidegate.deployer.hosts import LiveHost
-from tidegate.deployer.service import RolloutServicer
+from tidegate.deployer.service import RolloutServicer, command_event_id
 from tidegate.deployer.settings import DeployerSettings
 from tidegate.deployer.store import RolloutBook
 from tidegate.deployer.xds import ProxyFleet
@@ -130,7 +130,7 @@ class Deployer:
 
 
 async def _publish(producer: EventProducer, command: RolloutCommand) -> None:
-    event_id = derived_event_id("RolloutCommand", command.request_id)
+    event_id = command_event_id(command)
     await producer.publish(
         Event(
             message=command,

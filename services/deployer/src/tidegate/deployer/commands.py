@@ -119,7 +119,10 @@ def _switch_to(state: ModelState, target: Number | None, event: CommandGiven, wh
         return ignored(state, f"{state.rollout.rollout_id} runs")
     known = state.version(target)
     if known is None or not known.blessed:
-        return ignored(state, f"{target} is not blessed")
+        why = (
+            "unknown: it was never registered" if known is None else "not blessed: its validation failed or is not done"
+        )
+        return ignored(state, f"{target} is {why}")
     if known.approval and not known.approved:
         return ignored(state, f"{target} waits for the approval of: {known.approval}")
     if target == state.stable:

@@ -1,4 +1,4 @@
-"""Follows what deployers have committed: route tables for every proxy, steps for the read model."""
+"""Follows what deployers have committed: route tables for every proxy, steps and states for the read model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from tidegate.contracts.codec import Event, InvalidEvent, decode_record
-from tidegate.contracts.topics import ROLLOUTS, ROUTES
+from tidegate.contracts.topics import ROLLOUT_STATE, ROLLOUTS, ROUTES
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Unavailable
 from tidegate.core.kafka_access import explain
@@ -19,7 +19,7 @@ from tidegate.core.kafka_consumer import committed_consumer
 from tidegate.core.settings import KafkaSettings
 from tidegate.deployer.agents import ApplyRoute
 from tidegate.deployer.store import RolloutBook
-from tidegate.v1.rollout_events_pb2 import RolloutStep, RouteTable
+from tidegate.v1.rollout_events_pb2 import RolloutState, RolloutStep, RouteTable
 
 POLL_MS: Final = 500
 # The client can wait for ever where a broker dies at the wrong moment.
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 
 class Follower:
-    """Reads both topics from the beginning, then on and on."""
+    """Reads the topics from their beginning, then on and on."""
 
     def __init__(self, *, kafka: KafkaSettings, book: RolloutBook, apply_route: ApplyRoute) -> None:
         self._kafka = kafka
@@ -61,7 +61,7 @@ class Follower:
         await self._consumer.start()
         places = [
             TopicPartition(topic.full_name(self._kafka.topic_prefix), partition)
-            for topic in (ROUTES, ROLLOUTS)
+            for topic in (ROUTES, ROLLOUTS, ROLLOUT_STATE)
             for partition in range(self._kafka.partition_count)
         ]
         self._consumer.assign(places)
@@ -89,7 +89,9 @@ class Follower:
             case RouteTable():
                 self._apply_route(event.message, None)
             case RolloutStep():
-                self._book.record(event.message, event.time)
+                self._book.record(event.message, event.time, cause_id=event.causation_id)
+            case RolloutState():
+                self._book.remember(event.message)
 
     async def _is_behind(self, ends: dict[TopicPartition, int]) -> bool:
         positions = await asyncio.gather(*(self._consumer.position(place) for place in ends))

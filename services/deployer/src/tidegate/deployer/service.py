@@ -1,17 +1,26 @@
-"""RolloutService: lookups from the read model; commands become events before they have an effect."""
+"""RolloutService: lookups from the read model; commands become events before they have an effect.
+
+A command is answered with its decision. What the core would ignore is refused before it is published, by the state
+that was committed last; the answer to the others is the step that they caused, whichever deployer decided.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeVar, cast
 
 from google.protobuf.message import Message
 
+from tidegate.contracts.codec import derived_event_id
 from tidegate.contracts.names import is_model
-from tidegate.core.errors import FailedPrecondition, InvalidInput, NotFound
+from tidegate.core.clock import utc_now
+from tidegate.core.errors import FailedPrecondition, InvalidInput, NotFound, Unavailable
+from tidegate.deployer import rollout as core
 from tidegate.deployer.answers import Answers
 from tidegate.deployer.store import RolloutBook
+from tidegate.deployer.wire import command_from
 from tidegate.v1 import rollout_events_pb2 as pb
 from tidegate.v1 import rollout_service_pb2 as api
 from tidegate.v1.rollout_service_pb2_grpc import RolloutServiceServicer
@@ -19,6 +28,8 @@ from tidegate.v1.values_pb2 import Version
 
 PAGE_SIZE_DEFAULT: Final = 50
 PAGE_SIZE_MAX: Final = 1_000
+# Below the deadline that clients set by default (10 s), so that they hear why there is no answer.
+DECIDED_WITHIN_S: Final = 8.0
 TEXT_MAX: Final = 1_000
 ACTOR_METADATA: Final = "x-tidegate-actor"
 ANONYMOUS: Final = "anonymous"
@@ -30,9 +41,12 @@ PublishCommand = Callable[[pb.RolloutCommand], Awaitable[None]]
 class RolloutServicer(RolloutServiceServicer):
     """Thin: validates, looks up, hands commands to ``publish`` (which returns when the broker has them)."""
 
-    def __init__(self, *, book: RolloutBook, publish: PublishCommand) -> None:
+    def __init__(
+        self, *, book: RolloutBook, publish: PublishCommand, decided_within_s: float = DECIDED_WITHIN_S
+    ) -> None:
         self._book = book
         self._publish = publish
+        self._decided_within_s = decided_within_s
         self._answers = Answers()
 
     async def GetRollout(self, request: api.GetRolloutRequest, _context: Any) -> api.GetRolloutResponse:  # noqa: N802
@@ -135,9 +149,51 @@ class RolloutServicer(RolloutServiceServicer):
         command.request_id = request.request_id
         command.actor = _actor(context)
         command.reason = _text("reason", request.reason)
-        await self._publish(command)
+        if self._had_its_effect(command):
+            return self._answered(request, answer, command.rollout_id)
+        self._refuse_what_is_ignored(command)
+        with self._book.awaiting(command_event_id(command)) as decision:
+            await self._publish(command)
+            rollout_id = await self._decided(decision, command)
+        return self._answered(request, answer, rollout_id)
+
+    def _answered(self, request: Any, answer: Response, rollout_id: str) -> Response:
+        rollout = self._book.get(rollout_id)
+        if rollout is not None:
+            answer.rollout.CopyFrom(rollout)  # type: ignore[attr-defined]  # every response of a command has it
         self._answers.remember(request, request.request_id, answer)
         return answer
+
+    def _had_its_effect(self, command: pb.RolloutCommand) -> bool:
+        """Say whether the same request was decided before, maybe by another replica, or after its caller had gone."""
+        state = self._book.state(command.model)
+        return state is not None and command.request_id in state.request_ids
+
+    def _refuse_what_is_ignored(self, command: pb.RolloutCommand) -> None:
+        """Refuse a command that would change nothing, by the core itself."""
+        state = self._book.state(command.model)
+        given = command_from(command, utc_now().timestamp(), "")
+        if state is None or given is None:
+            return
+        decision = core.decide(state, given)
+        if not decision.steps:
+            raise FailedPrecondition(
+                f"{given.verb} of {command.rollout_id or command.model} is refused: "
+                f"{decision.reason.removeprefix('ignored: ')}",
+                code="COMMAND_REFUSED",
+                hint="`tidegate versions MODEL` and `tidegate rollouts list` say how things stand",
+            )
+
+    async def _decided(self, decision: asyncio.Future[str], command: pb.RolloutCommand) -> str:
+        try:
+            async with asyncio.timeout(self._decided_within_s):
+                return await decision
+        except TimeoutError:
+            raise Unavailable(
+                f"the command is accepted, and was not decided within {self._decided_within_s:g} s",
+                code="COMMAND_UNDECIDED",
+                hint=f"request {command.request_id} has its effect once; `tidegate rollouts list` tells when it had",
+            ) from None
 
     def _find(self, rollout_id: str) -> api.Rollout:
         if not rollout_id:
@@ -168,6 +224,11 @@ class RolloutServicer(RolloutServiceServicer):
                 hint="register a better version; a breached rollout never gets more traffic",
             )
         return rollout
+
+
+def command_event_id(command: pb.RolloutCommand) -> str:
+    """Return the id of the event that carries ``command``: steps name it as their cause."""
+    return derived_event_id("RolloutCommand", command.request_id)
 
 
 def _about(rollout: api.Rollout, verb: pb.RolloutCommand.Verb.ValueType) -> pb.RolloutCommand:

@@ -11,6 +11,8 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tidegate.deployer.state import ModelState
+from tidegate.deployer.wire import state_from
 from tidegate.v1 import rollout_events_pb2 as pb
 from tidegate.v1.rollout_service_pb2 import Rollout
 
@@ -32,9 +34,35 @@ class RolloutBook:
     def __init__(self) -> None:
         self._rollouts: OrderedDict[str, Rollout] = OrderedDict()
         self._watchers: set[asyncio.Queue[Rollout | None]] = set()
+        self._states: dict[str, pb.RolloutState] = {}
+        self._awaited: dict[str, asyncio.Future[str]] = {}
 
-    def record(self, step: pb.RolloutStep, time: datetime) -> None:
+    def remember(self, state: pb.RolloutState) -> None:
+        """Keep a model's newest committed state, whoever decides about it."""
+        self._states[state.model] = state
+
+    def state(self, model: str) -> ModelState | None:
+        """Return a model's newest committed state, or None if there is none."""
+        message = self._states.get(model)
+        return None if message is None else state_from(message)
+
+    @contextmanager
+    def awaiting(self, cause_id: str) -> Iterator[asyncio.Future[str]]:
+        """Give, while the block runs, a future of the rollout whose step the event ``cause_id`` causes."""
+        future = self._awaited.setdefault(cause_id, asyncio.get_running_loop().create_future())
+        try:
+            yield future
+        finally:
+            self._awaited.pop(cause_id, None)
+
+    def record(self, step: pb.RolloutStep, time: datetime, *, cause_id: str = "") -> None:
         """Fold one step in; a step that is not newer than the last of its rollout is dropped."""
+        self._fold(step, time)
+        future = self._awaited.get(cause_id)
+        if future is not None and not future.done():
+            future.set_result(step.rollout_id)
+
+    def _fold(self, step: pb.RolloutStep, time: datetime) -> None:
         known = self._rollouts.get(step.rollout_id)
         if known is not None and step.sequence <= known.last_step.sequence:
             return

@@ -93,7 +93,7 @@ def core_event(event: codec.Event, time_s: float) -> core.Event | None:
         case events_pb2.VersionApproved():
             return core.VersionApproved(time_s=time_s, cause=cause, number=number_from(message.version))
         case pb.RolloutCommand():
-            return _command(message, time_s, cause)
+            return command_from(message, time_s, cause)
         case pb.RouteApplied():
             return route_event(message, time_s)
         case _:
@@ -156,7 +156,8 @@ def _blessed(event: codec.Event, message: events_pb2.ModelBlessed) -> Blessed:
     )
 
 
-def _command(message: pb.RolloutCommand, time_s: float, cause: str) -> core.CommandGiven | None:
+def command_from(message: pb.RolloutCommand, time_s: float, cause: str) -> core.CommandGiven | None:
+    """Return the core's command; None if it names no verb."""
     if message.verb == pb.RolloutCommand.VERB_UNSPECIFIED:
         return None
     verb = pb.RolloutCommand.Verb.Name(message.verb).removeprefix("VERB_")

@@ -69,28 +69,28 @@ def watch(
 def pause(context: typer.Context, rollout_id: RolloutId, *, reason: Reason = "", json: AsJson = False) -> None:
     """Stay at this step; a breach still rolls back."""
     with connect(context) as client:
-        _accepted(client.pause_rollout(rollout_id, reason=reason), "pause", json=json)
+        _decided(client.pause_rollout(rollout_id, reason=reason), "pause", json=json)
 
 
 @app.command("resume")
 def resume(context: typer.Context, rollout_id: RolloutId, *, reason: Reason = "", json: AsJson = False) -> None:
     """Go on from where the rollout was paused."""
     with connect(context) as client:
-        _accepted(client.resume_rollout(rollout_id, reason=reason), "resume", json=json)
+        _decided(client.resume_rollout(rollout_id, reason=reason), "resume", json=json)
 
 
 @app.command("approve")
 def approve(context: typer.Context, rollout_id: RolloutId, *, reason: Reason = "", json: AsJson = False) -> None:
     """Let the approval pass that a rollout waits for."""
     with connect(context) as client:
-        _accepted(client.approve_rollout(rollout_id, reason=reason), "approve", json=json)
+        _decided(client.approve_rollout(rollout_id, reason=reason), "approve", json=json)
 
 
 @app.command("abort")
 def abort(context: typer.Context, rollout_id: RolloutId, *, reason: Reason = "", json: AsJson = False) -> None:
     """End a rollout; traffic goes back to stable."""
     with connect(context) as client:
-        _accepted(client.abort_rollout(rollout_id, reason=reason), "abort", json=json)
+        _decided(client.abort_rollout(rollout_id, reason=reason), "abort", json=json)
 
 
 @app.command("promote")
@@ -104,7 +104,7 @@ def promote(
 ) -> None:
     """Go on without waiting for evidence."""
     with connect(context) as client:
-        _accepted(client.promote_rollout(rollout_id, full=full, reason=reason), "promote", json=json)
+        _decided(client.promote_rollout(rollout_id, full=full, reason=reason), "promote", json=json)
 
 
 def rollback(
@@ -121,16 +121,23 @@ def rollback(
     if json:
         write_json(as_dict(response))
     else:
-        console().print(f"accepted: {model} goes back to {format_version(response.version)}", markup=False)
-        console().print(f"what follows: tidegate rollouts list --model {model}", markup=False)
+        console().print(f"decided: {model} goes back to {format_version(response.version)}", markup=False)
+        _write_decision(response.rollout)
 
 
-def _accepted(rollout: Rollout, verb: str, *, json: bool) -> None:
+def _decided(rollout: Rollout, verb: str, *, json: bool) -> None:
     if json:
         write_json(as_dict(rollout))
     else:
-        console().print(f"accepted: {verb} {rollout.rollout_id}", markup=False)
-        console().print(f"what follows: tidegate rollouts show {rollout.rollout_id}", markup=False)
+        console().print(f"decided: {verb} {rollout.rollout_id}", markup=False)
+        _write_decision(rollout)
+
+
+def _write_decision(rollout: Rollout) -> None:
+    step = rollout.last_step
+    console().print(f"{phase_name(step.phase)}: {traffic_line(step)}", markup=False)
+    console().print(step.reason, markup=False, style="dim")
+    console().print(f"what follows: tidegate rollouts show {rollout.rollout_id}", markup=False)
 
 
 def _show(rollout: Rollout, *, json: bool) -> None:
