@@ -12,8 +12,8 @@ import zlib
 from http import HTTPStatus
 from typing import Any, Final
 
-# As the proxy's: what is sent, and what a compressed body may become.
-BODY_BYTES_MAX: Final = 8 << 20
+# What is sent, and what a compressed body may become. The proxy keeps 8 MiB; the validator asks for many rows at once.
+BODY_BYTES_MAX: Final = 32 << 20
 JSON_HEADER_LENGTH: Final = b"inference-header-content-length"
 # Types under which clients send JSON without meaning them; "" is none at all.
 _CARELESS_TYPES: Final = ("", "application/x-www-form-urlencoded", "text/plain")

@@ -48,6 +48,7 @@ class OnnxModel(Model):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what fails is raised too, and told once
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         # Inputs with a default in an initializer may be given, and may be left out.
         self._defaults = {tensor.name for tensor in self._session.get_overridable_initializers()}

@@ -109,6 +109,11 @@ def models() -> SimpleNamespace:
             [("y", TensorProto.FLOAT, ["n"])],
             [table],
         ),
+        lower=graph(
+            [node("StringNormalizer", ["s"], ["y"], case_change_action="LOWER", locale="en_US.UTF-8")],
+            [("s", TensorProto.STRING, ["n"])],
+            [("y", TensorProto.STRING, ["n"])],
+        ),
         log=graph([node("Log", ["x"], ["y"])], [("x", TensorProto.FLOAT, ["n"])], [("y", TensorProto.FLOAT, ["n"])]),
         text=graph(
             [node("Identity", ["s"], ["y"])], [("s", TensorProto.STRING, ["n"])], [("y", TensorProto.STRING, ["n"])]

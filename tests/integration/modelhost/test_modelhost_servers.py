@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tidegate.modelhost import processes
+from tidegate.modelhost.locales import is_installed
 from tidegate.modelhost.sandbox import find_bubblewrap
 from tidegate.v1 import modelhost_service_pb2 as pb
 
@@ -149,6 +150,23 @@ async def test_an_absent_object_store_fails_the_start_after_its_time(host, make_
     await host.ask(spec)
     server = await host.reaches("twice@1.0.0", FAILED)
     assert server.reason.code == "OBJECT_STORE_UNAVAILABLE"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+async def test_a_text_model_loads_whether_or_not_the_system_has_its_locale(host, make_spec, models, level):
+    if not is_installed() and not Path("/usr/share/i18n/locales/en_US").is_file():
+        pytest.skip("neither the locale en_US.UTF-8 nor its source is here: apt-get install locales")
+    await host.start(sandbox=level)
+    await host.ask(await make_spec(content=models.lower, min_sandbox=level, memory_mib_max=1024))
+    await host.reaches("twice@1.0.0", READY)
+
+
+async def test_a_model_that_does_not_load_is_told_by_its_cause_first_and_without_a_trace(host, make_spec):
+    await host.start(sandbox="limits")
+    await host.ask(await make_spec(content=b"no model", memory_mib_max=1024))
+    server = await host.reaches("twice@1.0.0", FAILED)
+    assert server.reason.message.startswith("the model does not load: InvalidProtobuf")
+    assert (server.reason.message.count("Protobuf parsing failed"), "Traceback" in server.reason.message) == (1, False)
 
 
 @needs_bubblewrap

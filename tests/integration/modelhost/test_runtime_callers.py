@@ -149,7 +149,7 @@ async def test_an_input_with_a_default_may_be_given_and_left_out(serving):
 
 
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}).encode()
-LARGE = b'{"inputs": [' + b" " * (8 << 20) + b"]}"
+LARGE = b'{"inputs": [' + b" " * (32 << 20) + b"]}"
 
 GOOD = {
     "no content type, as Triton's client": (BODY, {}),
@@ -166,8 +166,8 @@ BAD = {
     "an unknown encoding": (415, "'br'", BODY, {"content-encoding": "br"}),
     "no gzip": (400, "no gzip", BODY, {"content-encoding": "gzip"}),
     "half a gzip": (400, "no whole gzip", gzip.compress(BODY)[:-9], {"content-encoding": "gzip"}),
-    "a bomb": (413, "8388608", gzip.compress(bytes(64 << 20)), {"content-encoding": "gzip"}),
-    "too large": (413, "8388608", LARGE, {"content-type": "application/json"}),
+    "a bomb": (413, "33554432", gzip.compress(bytes(64 << 20)), {"content-encoding": "gzip"}),
+    "too large": (413, "33554432", LARGE, {"content-type": "application/json"}),
     "no UTF-8": (400, "UTF-8", BODY.replace(b'"x"', b'"\xff"'), {"content-type": "application/json"}),
     "no UTF-8 and no type": (400, "UTF-8", BODY.replace(b'"x"', b'"\xff"'), {}),
     "a head beyond the body": (400, "within the body", BODY, {"inference-header-content-length": "999"}),
@@ -195,7 +195,7 @@ async def test_a_body_that_can_not_be_taken_is_told_with_its_status(serving):
 
 async def test_a_body_in_pieces_is_bounded_too(serving):
     async def pieces():
-        for _ in range(9):
+        for _ in range(33):
             yield bytes(1 << 20)
 
     async with serving("twice") as client:

@@ -25,6 +25,7 @@ from tidegate.modelhost.lifecycle import (
     StopAsked,
     backoff_s,
     begin,
+    cause_of,
     decide,
     measured,
 )
@@ -261,3 +262,9 @@ def test_whatever_happens_nothing_runs_twice_and_nothing_is_left(events, restart
             assert Command.KILL in decision.commands
         if not restart:
             assert server.restarts == 0
+
+
+def test_the_cause_of_a_failure_is_the_last_line_of_its_log():
+    assert cause_of("") == ""
+    assert cause_of("\n \n") == ""
+    assert cause_of("loading\nTraceback (most recent call last):\n  File x\nValueError: odd \n\n") == "ValueError: odd"

@@ -168,10 +168,11 @@ class Keeper:
         spec = self.server.spec
         try:
             runtime = load_runtime(self._ports.runtimes_dir, spec.runtime)
-            model_path = await self._ports.artifacts.fetch(
+            cached = await self._ports.artifacts.fetch(
                 uri=spec.artifact_uri, digest=spec.artifact_digest, in_use=self._ports.digests_in_use()
             )
-            running = self._ports.launcher.launch(self.server, runtime=runtime, model_path=model_path)
+            locale = await asyncio.to_thread(self._ports.launcher.locale_for, cached)
+            running = self._ports.launcher.launch(self.server, runtime=runtime, cached=cached, locale=locale)
         except TidegateError as error:
             await self._refuse(error.code, str(error), is_transient=isinstance(error, Unavailable))
         except OSError as error:

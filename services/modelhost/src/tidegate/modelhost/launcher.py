@@ -17,6 +17,7 @@ from tidegate.core.clock import utc_now
 from tidegate.core.errors import FailedPrecondition
 from tidegate.modelhost import processes
 from tidegate.modelhost.lifecycle import Launched, Process, Server, Spec
+from tidegate.modelhost.locales import Locales
 from tidegate.modelhost.runtimes import ServingRuntime
 from tidegate.modelhost.sandbox import Bubblewrap, Level, Limits, find_bubblewrap, interpreter_mounts, limited
 from tidegate.modelhost.settings import Listen, ModelHostSettings, SandboxChoice
@@ -50,6 +51,7 @@ class Launcher:
     def __init__(self, settings: ModelHostSettings) -> None:
         self._settings = settings
         self._bubblewrap = _choose(settings)
+        self._locales = Locales(settings.data_dir)
 
     @property
     def level(self) -> Level:
@@ -66,20 +68,24 @@ class Launcher:
                 hint="install bubblewrap (bwrap), allow user namespaces, listen on unix sockets",
             )
 
-    def launch(self, server: Server, *, runtime: ServingRuntime, model_path: Path) -> Running:
-        """Start the process of ``server`` and return it; raises OSError if the system says no."""
+    def launch(self, server: Server, *, runtime: ServingRuntime, cached: Path, locale: Path | None) -> Running:
+        """Start the process of ``server`` and return it; raises OSError if the system says no.
+
+        It gets the artifact ``cached`` in a folder of its own, and never learns of the cache; ``locale`` is what
+        :meth:`locale_for` found for it.
+        """
         spec = server.spec
-        model_path = self._own_model(spec.server_id, model_path)
+        model_path = self._own_model(spec.server_id, cached)
         endpoint = self._prepare_endpoint(server)
         listen = endpoint if endpoint.startswith("unix:") else f"tcp:{endpoint}"
-        command = runtime.command_line(
-            model=spec.model, version=spec.version, model_path=model_path.absolute(), listen=listen
-        )
+        command = runtime.command_line(model=spec.model, version=spec.version, model_path=model_path, listen=listen)
         environment = {**_ENVIRONMENT, processes.MARK_NAME: self.mark(spec.server_id)}
+        if locale is not None:
+            environment["LOCPATH"] = str(locale)
         if self._bubblewrap is not None:
             command = self._bubblewrap.wrap(
                 command,
-                readable=_readable(runtime, model_path.absolute()),
+                readable=_readable(runtime, model_path, locale),
                 writable=str(self._socket_folder(spec.server_id)),
                 environment=environment,
                 temporary_bytes=self._settings.temporary_bytes_max,
@@ -109,6 +115,10 @@ class Launcher:
             runtime_digest=runtime.digest(),
         )
         return Running(launched, popen)
+
+    def locale_for(self, cached: Path) -> Path | None:
+        """Return the folder of the locale that a model needs beyond the system's; it may take seconds to make it."""
+        return self._locales.folder_for(cached)
 
     def mark(self, server_id: str) -> str:
         """Return the mark in the environment of the server's processes."""
@@ -182,9 +192,9 @@ def _remove_own(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _readable(runtime: ServingRuntime, model_path: Path) -> list[tuple[str, str]]:
-    """Return what a server may read: its interpreter, its runtime, its model; nothing of other servers."""
-    own = [(str(path), str(path)) for path in (runtime.directory, model_path)]
+def _readable(runtime: ServingRuntime, model_path: Path, locale: Path | None) -> list[tuple[str, str]]:
+    """Return what a server may read: its interpreter, runtime, model and locale; nothing of other servers."""
+    own = [(str(path), str(path)) for path in (runtime.directory, model_path, locale) if path is not None]
     return [*interpreter_mounts(runtime.python), *own]
 
 

@@ -17,6 +17,7 @@ BACKOFF_MAX_S: Final = 10.0
 STABLE_S: Final = 60.0
 LOAD_TIMEOUT_DEFAULT_S: Final = 60.0
 # Exit code of a process that SIGKILL ended.
+CAUSE_CHARACTERS_MAX: Final = 1000
 KILLED: Final = -9
 
 
@@ -258,18 +259,30 @@ def _starting(server: Server, event: Observed) -> Decision:
         return Decision(server=ready)
     if event.time < launch_time + timedelta(seconds=server.spec.load_timeout_s):
         return Decision(server=server)
-    message = f"it was not ready {server.spec.load_timeout_s:g} s after its start{_quoted(event.log_tail)}"
+    cause = cause_of(event.log_tail)
+    told = f"; its log ends with: {cause}" if cause else ""
+    message = f"it was not ready {server.spec.load_timeout_s:g} s after its start{told}"
     return _ended(server, event.time, Reason(code="LOAD_TIMEOUT", message=message))
 
 
 def _death(server: Server, event: Observed) -> Reason:
     end = "an unknown exit code" if event.exit_code is None else f"exit code {event.exit_code}"
     when = "while it served" if server.state is State.READY else "before it was ready"
-    return Reason(code="SERVER_DIED", message=f"it ended {when} with {end}{_quoted(event.log_tail)}")
+    cause, message = cause_of(event.log_tail), f"it ended {when} with {end}"
+    # One that gave up tells why in its last line; one that was ended by another tells what it did before.
+    gave_up = server.state is not State.READY and event.exit_code is not None and event.exit_code > 0
+    if cause:
+        message = f"{cause} ({message})" if gave_up else f"{message}; its log ends with: {cause}"
+    return Reason(code="SERVER_DIED", message=message)
 
 
-def _quoted(log_tail: str) -> str:
-    return f"; its log ends with:\n{log_tail}" if log_tail else ""
+def cause_of(log_tail: str) -> str:
+    """Return the last line of a log that says something, which is the cause also where a trace comes before it.
+
+    The rest stays in the log, which whoever reports a failure quotes beside the reason, once.
+    """
+    lines = [line.strip() for line in log_tail.splitlines()]
+    return next((line for line in reversed(lines) if line), "")[:CAUSE_CHARACTERS_MAX]
 
 
 def _ended(server: Server, time: datetime, reason: Reason) -> Decision:
