@@ -143,7 +143,7 @@ class Launcher:
 
     def clean(self, spec: Spec) -> None:
         """Remove the socket, the log, and the server's own name of its model."""
-        _remove_own(self._own_folder(spec.server_id))
+        shutil.rmtree(self._own_folder(spec.server_id), ignore_errors=True)
         shutil.rmtree(self._socket_folder(spec.server_id), ignore_errors=True)
         self._log_path(spec.server_id).unlink(missing_ok=True)
 
@@ -157,9 +157,12 @@ class Launcher:
         return f"unix:{folder / 's'}"
 
     def _own_model(self, server_id: str, cached: Path) -> Path:
-        """Return the model in a read-only folder of the server's own: beside it lies nothing that is another's."""
+        """Return the model, read-only, in a folder of the server's own: beside it lies nothing that is another's.
+
+        In the sandbox it is mounted read-only; the folder itself stays the owner's, so that its data can be removed.
+        """
         folder = self._own_folder(server_id)
-        _remove_own(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         path = folder / MODEL_NAME
         try:
@@ -168,7 +171,6 @@ class Launcher:
             # Another file system, or one without links.
             shutil.copyfile(cached, path)
             path.chmod(0o444)
-        folder.chmod(0o555)
         return path
 
     def _own_folder(self, server_id: str) -> Path:
@@ -184,12 +186,6 @@ class Launcher:
         path = self._log_path(server_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("ab")
-
-
-def _remove_own(folder: Path) -> None:
-    if folder.exists():
-        folder.chmod(0o700)
-        shutil.rmtree(folder)
 
 
 def _readable(runtime: ServingRuntime, model_path: Path, locale: Path | None) -> list[tuple[str, str]]:
