@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -159,6 +160,33 @@ async def test_a_command_that_nobody_decides_is_told_as_such_and_may_be_asked_ag
     assert (await desk.ask("Pause")).rollout.last_step.reason == "decided"
 
 
+async def test_a_request_that_was_decided_unheard_is_no_success(desk: Desk) -> None:
+    desk.moves(pb.PHASE_STEPPING)
+    desk.book.remember(state_message(replace(STATE, request_ids=("r1",))))
+    with pytest.raises(FailedPrecondition) as caught:
+        await desk.ask("Pause")
+    assert (caught.value.code, desk.commands) == ("COMMAND_DECIDED_BEFORE", [])
+
+
+async def test_the_answer_waits_until_the_next_command_is_judged_by_it() -> None:
+    book = RolloutBook()
+    book.remember(state_message(STATE))
+    waiting = asyncio.create_task(book.until("churn", lambda state: "r1" in state.request_ids))
+    await asyncio.sleep(0)
+    book.remember(state_message(replace(STATE, request_ids=("other",))))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    book.remember(state_message(replace(STATE, request_ids=("other", "r1"))))
+    await waiting
+
+
+async def test_two_who_ask_with_one_request_id_are_both_told(desk: Desk) -> None:
+    desk.moves(pb.PHASE_STEPPING)
+    desk.decides = False
+    found = await asyncio.gather(desk.ask("Pause"), desk.ask("Pause"), return_exceptions=True)
+    assert [getattr(one, "code", one) for one in found] == ["COMMAND_UNDECIDED"] * 2
+
+
 STATE = replace(ModelState(model="churn"), stable=Number(1, 0, 0))
 
 
@@ -168,6 +196,7 @@ STATE = replace(ModelState(model="churn"), stable=Number(1, 0, 0))
         (Version(major=7), "7.0.0 is unknown: it was never registered"),
         (Version(major=1, minor=1), "1.1.0 is not blessed"),
         (Version(major=1), "1.0.0 is stable already"),
+        (Version(major=1, minor=2), "1.2.0 has breached"),
     ],
 )
 async def test_a_rollback_that_makes_no_sense_is_refused_with_its_reason(
@@ -176,7 +205,7 @@ async def test_a_rollback_that_makes_no_sense_is_refused_with_its_reason(
     desk.moves(pb.PHASE_PROMOTED)
     file = {"uri": "s3://b/k", "digest": "sha256:" + "0" * 64, "size_bytes": 1, "format": "onnx"}
     known = tuple(KnownVersion(number=Number(1, minor, 0), blessed=not minor, **file) for minor in (0, 1))
-    desk.book.remember(state_message(replace(STATE, versions=known)))
+    desk.book.remember(state_message(replace(STATE, versions=known, breached=(Number(1, 2, 0),))))
     request = api.RollbackModelRequest(model="churn", version=version, request_id="r1")
     with pytest.raises(FailedPrecondition) as caught:
         await desk.servicer.RollbackModel(request, Context())

@@ -109,7 +109,11 @@ def _rollback(state: ModelState, event: CommandGiven) -> Decision:
             why = f"{event.actor} rolled back to {rollout.stable}"
             return progress.end_with(state, Phase.ROLLED_BACK, why, event.time_s, event.cause)
         return ignored(state, f"{rollout.rollout_id} runs; abort it first")
-    return _switch_to(state, target or state.previous_stable, event, "a person rolled back")
+    target = target or state.previous_stable
+    if target in state.breached:
+        # Nothing would watch it on its way back to all traffic.
+        return ignored(state, f"{target} has breached; a breached version is no place to go back to")
+    return _switch_to(state, target, event, "a person rolled back")
 
 
 def _switch_to(state: ModelState, target: Number | None, event: CommandGiven, what: str) -> Decision:

@@ -149,8 +149,7 @@ class RolloutServicer(RolloutServiceServicer):
         command.request_id = request.request_id
         command.actor = _actor(context)
         command.reason = _text("reason", request.reason)
-        if self._had_its_effect(command):
-            return self._answered(request, answer, command.rollout_id)
+        self._refuse_what_was_decided(command)
         self._refuse_what_is_ignored(command)
         with self._book.awaiting(command_event_id(command)) as decision:
             await self._publish(command)
@@ -164,10 +163,15 @@ class RolloutServicer(RolloutServiceServicer):
         self._answers.remember(request, request.request_id, answer)
         return answer
 
-    def _had_its_effect(self, command: pb.RolloutCommand) -> bool:
-        """Say whether the same request was decided before, maybe by another replica, or after its caller had gone."""
+    def _refuse_what_was_decided(self, command: pb.RolloutCommand) -> None:
+        """Refuse a request that was decided after its caller had gone, or at another replica: how is not known."""
         state = self._book.state(command.model)
-        return state is not None and command.request_id in state.request_ids
+        if state is not None and command.request_id in state.request_ids:
+            raise FailedPrecondition(
+                f"request {command.request_id!r} was decided before, and how is not remembered here",
+                code="COMMAND_DECIDED_BEFORE",
+                hint="`tidegate rollouts list` says how things stand; a new request id is a new command",
+            )
 
     def _refuse_what_is_ignored(self, command: pb.RolloutCommand) -> None:
         """Refuse a command that would change nothing, by the core itself."""
@@ -187,7 +191,11 @@ class RolloutServicer(RolloutServiceServicer):
     async def _decided(self, decision: asyncio.Future[str], command: pb.RolloutCommand) -> str:
         try:
             async with asyncio.timeout(self._decided_within_s):
-                return await decision
+                # The future is shared by all who ask with this request id.
+                rollout_id = await asyncio.shield(decision)
+                # Whoever commands next is refused by the state, which comes on a topic of its own.
+                await self._book.until(command.model, lambda state: command.request_id in state.request_ids)
+                return rollout_id
         except TimeoutError:
             raise Unavailable(
                 f"the command is accepted, and was not decided within {self._decided_within_s:g} s",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
@@ -36,15 +36,23 @@ class RolloutBook:
         self._watchers: set[asyncio.Queue[Rollout | None]] = set()
         self._states: dict[str, pb.RolloutState] = {}
         self._awaited: dict[str, asyncio.Future[str]] = {}
+        self._state_moved = asyncio.Event()
 
     def remember(self, state: pb.RolloutState) -> None:
         """Keep a model's newest committed state, whoever decides about it."""
         self._states[state.model] = state
+        moved, self._state_moved = self._state_moved, asyncio.Event()
+        moved.set()
 
     def state(self, model: str) -> ModelState | None:
         """Return a model's newest committed state, or None if there is none."""
         message = self._states.get(model)
         return None if message is None else state_from(message)
+
+    async def until(self, model: str, holds: Callable[[ModelState], bool]) -> None:
+        """Wait until the model's newest committed state is as ``holds`` wants; at once where no state is known."""
+        while (state := self.state(model)) is not None and not holds(state):
+            await self._state_moved.wait()
 
     @contextmanager
     def awaiting(self, cause_id: str) -> Iterator[asyncio.Future[str]]:
