@@ -26,8 +26,7 @@ if _version_not_supported:
 
 
 class RolloutServiceStub:
-    """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows.
-    Commands are answered with their decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
+    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
     UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 
@@ -85,8 +84,7 @@ class RolloutServiceStub:
 
 
 class RolloutServiceServicer:
-    """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows.
-    Commands are answered with their decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
+    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
     UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 
@@ -213,8 +211,7 @@ def add_RolloutServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RolloutService:
-    """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows.
-    Commands are answered with their decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
+    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
     UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 

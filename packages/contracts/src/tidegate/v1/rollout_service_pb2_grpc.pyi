@@ -27,8 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RolloutServiceStub:
-    """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows.
-    Commands are answered with their decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
+    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
     UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 
@@ -63,8 +62,7 @@ class RolloutServiceStub:
 
 @_typing.type_check_only
 class RolloutServiceAsyncStub(RolloutServiceStub):
-    """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows.
-    Commands are answered with their decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
+    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
     UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 
@@ -95,8 +93,7 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     """Move a model back to its previous stable version. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if there is none."""
 
 class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The deployer decides. A command is acknowledged when it is in the commands topic; its effect follows.
-    Commands are answered with their decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
+    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
     UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 

@@ -191,8 +191,7 @@ class RolloutServicer(RolloutServiceServicer):
     async def _decided(self, decision: asyncio.Future[str], command: pb.RolloutCommand) -> str:
         try:
             async with asyncio.timeout(self._decided_within_s):
-                # The future is shared by all who ask with this request id.
-                rollout_id = await asyncio.shield(decision)
+                rollout_id = await decision
                 # Whoever commands next is refused by the state, which comes on a topic of its own.
                 await self._book.until(command.model, lambda state: command.request_id in state.request_ids)
                 return rollout_id

@@ -35,7 +35,7 @@ class RolloutBook:
         self._rollouts: OrderedDict[str, Rollout] = OrderedDict()
         self._watchers: set[asyncio.Queue[Rollout | None]] = set()
         self._states: dict[str, pb.RolloutState] = {}
-        self._awaited: dict[str, asyncio.Future[str]] = {}
+        self._awaited: dict[str, set[asyncio.Future[str]]] = {}
         self._state_moved = asyncio.Event()
 
     def remember(self, state: pb.RolloutState) -> None:
@@ -57,18 +57,23 @@ class RolloutBook:
     @contextmanager
     def awaiting(self, cause_id: str) -> Iterator[asyncio.Future[str]]:
         """Give, while the block runs, a future of the rollout whose step the event ``cause_id`` causes."""
-        future = self._awaited.setdefault(cause_id, asyncio.get_running_loop().create_future())
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        # Several may ask with one request id; each waits as long as it likes.
+        waiting = self._awaited.setdefault(cause_id, set())
+        waiting.add(future)
         try:
             yield future
         finally:
-            self._awaited.pop(cause_id, None)
+            waiting.discard(future)
+            if not waiting:
+                self._awaited.pop(cause_id, None)
 
     def record(self, step: pb.RolloutStep, time: datetime, *, cause_id: str = "") -> None:
         """Fold one step in; a step that is not newer than the last of its rollout is dropped."""
         self._fold(step, time)
-        future = self._awaited.get(cause_id)
-        if future is not None and not future.done():
-            future.set_result(step.rollout_id)
+        for future in self._awaited.get(cause_id, ()):
+            if not future.done():
+                future.set_result(step.rollout_id)
 
     def _fold(self, step: pb.RolloutStep, time: datetime) -> None:
         known = self._rollouts.get(step.rollout_id)
