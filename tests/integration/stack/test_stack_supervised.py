@@ -29,6 +29,15 @@ def stack(tmp_path, kafka_jars):
     assert leftovers.marked(made.layout) == []
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory, kafka_jars):
+    """Run a stack for the tests that leave it running (the last of this file: it runs no longer than they do)."""
+    made = Stack(tmp_path_factory.mktemp("running") / "data", names=STORES)
+    made.up(port_base=0)
+    yield made
+    made.down()
+
+
 def eventually(question):
     deadline = time.monotonic() + DEADLINE_S
     while not question():
@@ -64,23 +73,6 @@ def test_down_leaves_nothing_running_and_up_finds_everything_again(stack):
     again = stack.up()
     assert again.ports == first.ports
     assert buckets(stack, again.ports) == {"mine", "tidegate-artifacts", "tidegate-uploads"}
-
-
-def test_up_of_a_running_stack_changes_nothing_and_other_ports_are_refused(stack):
-    first = stack.up(port_base=0)
-    assert stack.up().pids == first.pids
-    with pytest.raises(FailedPrecondition, match="runs already with --port-base 0, not 7400") as raised:
-        stack.up(port_base=7400)
-    assert raised.value.code == "STACK_RUNNING"
-
-
-def test_killed_part_is_started_again_by_the_supervisor(stack):
-    first = stack.up(port_base=0)
-    os.kill(first.pids["object-store"], signal.SIGKILL)
-    eventually(lambda: stack.status().state == "running")
-    after = {part.name: part.pid for part in stack.status().parts}
-    assert after["object-store"] != first.pids["object-store"]
-    assert after["kafka"] == first.pids["kafka"]
 
 
 @pytest.mark.parametrize("then", ["down", "up"])
@@ -129,3 +121,23 @@ def test_two_commands_at_once_are_refused(stack):
     with stack.locked(), pytest.raises(Conflict, match="being started or stopped") as raised:
         Stack(stack.layout.root).down()
     assert raised.value.code == "STACK_BUSY"
+
+
+def pids(stack):
+    return {part.name: part.pid for part in stack.status().parts}
+
+
+def test_up_of_a_running_stack_changes_nothing_and_other_ports_are_refused(running):
+    before = pids(running)
+    assert running.up().pids.items() >= before.items()
+    assert pids(running) == before
+    with pytest.raises(FailedPrecondition, match="runs already with --port-base 0, not 7400") as raised:
+        running.up(port_base=7400)
+    assert raised.value.code == "STACK_RUNNING"
+
+
+def test_killed_part_is_started_again_by_the_supervisor(running):
+    before = pids(running)
+    os.kill(before["object-store"], signal.SIGKILL)
+    eventually(lambda: running.status().state == "running" and pids(running)["object-store"] != before["object-store"])
+    assert pids(running)["kafka"] == before["kafka"]
