@@ -83,7 +83,7 @@ class GoldenSeen:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RuntimeSeen:
-    """What one model server did; ``failure`` if it did not come up."""
+    """What one model server did; ``failure`` if it did not come up, ``callers`` what callers of the baseline got."""
 
     runtime: str
     load_time_ms: float = 0.0
@@ -93,6 +93,7 @@ class RuntimeSeen:
     failure_code: str = "LOAD_FAILED"
     answers: tuple[Answer, ...] = ()
     golden: tuple[GoldenSeen, ...] = ()
+    callers: Check | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,6 +206,7 @@ def _runtime_checks(demand: RuntimeDemand, seen: RuntimeSeen | None, demands: De
         *_answer_checks(demand.runtime, seen.answers, demands.outputs),
         _latency_check(demand, seen),
         *_golden_checks(demand.runtime, seen, demands.golden_atol),
+        *([seen.callers] if seen.callers is not None else []),
     ]
 
 
