@@ -209,9 +209,10 @@ class Trial:
         answers: list[Answer] = []
         bodies: list[dict[str, Any]] = []
         for row in range(count):
-            one = samples[row].request if isinstance(samples, tuple) else None
-            answer, body = await client.ask(one or request_for(registered.signature, samples, row, 1))
-            answers.append(answer)
+            one = samples[row] if isinstance(samples, tuple) else None
+            request = request_for(registered.signature, samples, row, 1) if one is None else one.request
+            answer, body = await client.ask(request)
+            answers.append(answer if one is None else replace(answer, asked=one.asked))
             if answer.failure:
                 return RuntimeSeen(runtime="", answers=tuple(answers))
             bodies.append(body)

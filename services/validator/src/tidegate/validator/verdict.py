@@ -64,9 +64,13 @@ class OutputSeen:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What one request brought: outputs, or the failure that it ended with (and its reason code)."""
+    """What one request brought: outputs, or the failure that it ended with (and its reason code).
+
+    ``asked`` names the outputs that the request asked for; none is all of them.
+    """
 
     outputs: tuple[OutputSeen, ...] = ()
+    asked: tuple[str, ...] = ()
     latency_ms: float = 0.0
     failure: str = ""
     failure_code: str = "QUERY_FAILED"
@@ -253,6 +257,8 @@ def _answer_fault(answer: Answer, wanted: tuple[OutputWanted, ...]) -> tuple[str
         return answer.failure_code, answer.failure, "an answer"
     seen = {output.name: output for output in answer.outputs}
     for output in wanted:
+        if answer.asked and output.name not in answer.asked:
+            continue
         found = seen.get(output.name)
         if found is None:
             return "ANSWER_MISSING_OUTPUT", f"outputs {sorted(seen)}", f"output {output.name!r}"
