@@ -10,6 +10,7 @@ WEIGHT_TOTAL: Final = 1_000_000
 KNOWN_VERSIONS_MAX: Final = 500
 REQUEST_IDS_MAX: Final = 200
 QUEUE_MAX: Final = 50
+POLICIES_MAX: Final = 50
 
 
 class Number(NamedTuple):
@@ -83,7 +84,8 @@ class DeliveryPolicy:
 class KnownVersion:
     """A registered version: what a server needs to serve it, and whether it is blessed.
 
-    ``approval`` is the role whose consent its policy wanted when it was blessed; empty = none.
+    ``approval`` is the role whose consent its policy wanted when it was blessed; empty = none. ``policy_digest`` names
+    that policy among those that the state keeps; empty = blessed by a release that kept none, or not blessed.
     """
 
     number: Number
@@ -94,6 +96,15 @@ class KnownVersion:
     blessed: bool = False
     approved: bool = False
     approval: str = ""
+    policy_digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptPolicy:
+    """A policy that versions were blessed with; many versions share one."""
+
+    digest: str
+    policy: DeliveryPolicy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,6 +230,7 @@ class ModelState:
     breached: tuple[Number, ...] = ()
     rollout_ids: tuple[str, ...] = ()
     request_ids: tuple[str, ...] = ()
+    policies: tuple[KeptPolicy, ...] = ()
 
     def version(self, number: Number) -> KnownVersion | None:
         """Return a known version, or None."""
@@ -261,9 +273,13 @@ class StepRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """What follows from an event: the state to keep, the steps to publish, whether the route is a new one, and why."""
+    """What follows from an event: the state to keep, the steps to publish, whether the route is a new one, and why.
+
+    ``code`` is the stable reason of a command that changes nothing, where callers tell reasons apart.
+    """
 
     state: ModelState
     steps: tuple[StepRecord, ...] = ()
     route_changed: bool = False
     reason: str = ""
+    code: str = ""

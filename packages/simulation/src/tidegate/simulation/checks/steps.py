@@ -52,23 +52,26 @@ class StepChecks:
         facts.on_phase(rollout.phase)
 
     def _begin(self, one: Decided, rollout: Rollout) -> Life:
-        is_switch = isinstance(one.event, core.CommandGiven) and one.event.verb in {"START", "ROLLBACK"}
-        asked = is_switch and one.before.rollout is None
+        verb = one.event.verb if isinstance(one.event, core.CommandGiven) and one.before.rollout is None else None
+        asked = verb in {core.Verb.START, core.Verb.ROLLBACK}
+        is_switch = verb is core.Verb.ROLLBACK
         policy = self._facts.policies[one.model]
         life = Life(
             model=one.model,
             candidate=rollout.candidate,
             asked_by_person=asked,
-            approval_wanted=not asked and approval_wanted(policy, rollout.candidate, rollout.stable),
+            is_switch=is_switch,
+            approval_wanted=not is_switch and approval_wanted(policy, rollout.candidate, rollout.stable),
         )
         self._facts.lives[rollout.rollout_id] = life
-        self._facts.world.count(f"strategy: {rollout.strategy}{' by a person' if asked else ''}")
+        how = " by a person" if is_switch else " again, by a person" if asked else ""
+        self._facts.world.count(f"strategy: {rollout.strategy}{how}")
         return life
 
     def _check_consent(self, model: str, life: Life, rollout: Rollout) -> None:
         wanted = life.approval_wanted
         if life.asked_by_person:
-            wanted = (model, rollout.candidate) in self._wanted_approval
+            wanted = wanted or (model, rollout.candidate) in self._wanted_approval
         if wanted and (model, str(rollout.candidate)) not in self._facts.approved:
             raise Broken(Invariant.NOTHING_WITHOUT_APPROVAL, f"{model}@{rollout.candidate}")
 
@@ -100,7 +103,7 @@ class StepChecks:
         if isinstance(one.event, core.CommandGiven) and one.event.verb is core.Verb.PROMOTE:
             self._facts.world.count("promoted: by a person")
             return
-        settle_s = 0.0 if life.asked_by_person else self._facts.policies[one.model].rollout.settle_s
+        settle_s = 0.0 if life.is_switch else self._facts.policies[one.model].rollout.settle_s
         since_s = self._facts.acknowledged_since(one.model, key_of(one.before.route))
         if since_s is None:
             raise Broken(Invariant.SETTLES_FIRST, f"{rollout.rollout_id}: not every proxy has its route")
@@ -113,12 +116,11 @@ class StepChecks:
         rollout, before = one.decision.state.rollout, one.before
         if rollout is None or rollout.rollout_id == running_id(before.rollout):
             return
-        if self._facts.lives[rollout.rollout_id].asked_by_person:
-            return
+        life = self._facts.lives[rollout.rollout_id]
         stable = one.decision.state.stable
-        if stable is not None and rollout.candidate <= stable:
+        if stable is not None and rollout.candidate <= stable and not life.asked_by_person:
             raise Broken(Invariant.NO_LOWER_VERSION, f"{rollout.candidate}, stable is {stable}")
-        if self._facts.policies[one.model].mode == "observe":
+        if self._facts.policies[one.model].mode == "observe" and not life.is_switch:
             raise Broken(Invariant.OBSERVE_NEVER_SHIFTS, f"{rollout.rollout_id} was opened")
 
     def _check_silence(self, one: Decided) -> None:
