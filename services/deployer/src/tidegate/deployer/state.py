@@ -184,7 +184,8 @@ class Rollout:
     """One attempt to take a candidate to 100 %.
 
     ``step_acknowledged_s`` is when the proxies had this step's route; ``resume_phase`` is where PAUSED and HOLDING go
-    back to; ``ending`` is the terminal phase that ROLLING_BACK leads to.
+    back to; ``ending`` is the terminal phase that ROLLING_BACK leads to. ``waiting`` says what keeps the candidate's
+    server from starting, since ``waiting_since_s``; ``waited_s`` is how long it did so before.
     """
 
     rollout_id: str
@@ -205,6 +206,9 @@ class Rollout:
     resume_phase: Phase | None = None
     ending: Phase | None = None
     breached_guard: str = ""
+    waiting: str = ""
+    waiting_since_s: float | None = None
+    waited_s: float = 0.0
 
     @property
     def has_traffic(self) -> bool:

@@ -166,6 +166,7 @@ def _show(rollout: Rollout, *, json: bool) -> None:
         ("route", f"{step.route_epoch}/{step.route_revision}"),
         ("why", step.reason),
         ("cause", step.cause),
+        *([("waits for", f"{step.waiting.code}: {step.waiting.message}")] if step.HasField("waiting") else []),
         *(("evidence", evidence_line(evidence)) for evidence in step.evidence),
     ]
     write_table(("WHAT", "NOW"), ((what, now or "-") for what, now in rows))

@@ -14,6 +14,7 @@ from tidegate.v1.policy_pb2 import Policy, StrategyPolicy
 HEARTBEAT_LONGEST_S: Final = 30.0
 HOLD_LONGEST_S: Final = 600.0
 HOPELESS: Final = 0.85
+BACK: Final = frozenset({Phase.ABORTED, Phase.ROLLING_BACK, Phase.ROLLED_BACK})
 LIVE: Final = frozenset({Phase.STEPPING, Phase.SETTLING, Phase.PROMOTED})
 
 
@@ -33,6 +34,7 @@ class StepChecks:
         for step in one.decision.steps:
             self._check_step(one, step)
         self._check_opened(one)
+        self._check_waiting(one)
         self._check_silence(one)
 
     def _check_step(self, one: Decided, step: StepRecord) -> None:
@@ -122,6 +124,19 @@ class StepChecks:
             raise Broken(Invariant.NO_LOWER_VERSION, f"{rollout.candidate}, stable is {stable}")
         if self._facts.policies[one.model].mode == "observe" and not life.is_switch:
             raise Broken(Invariant.OBSERVE_NEVER_SHIFTS, f"{rollout.rollout_id} was opened")
+
+    def _check_waiting(self, one: Decided) -> None:
+        event, running = one.event, one.before.rollout
+        if running is None:
+            return
+        is_full = isinstance(event, core.ServerChanged) and event.number == running.candidate and bool(event.waiting)
+        if is_full:
+            self._facts.world.count(f"waiting: for a server in {running.phase}")
+        elif not (isinstance(event, core.Ticked) and running.waiting):
+            return
+        ended = [step.rollout for step in one.decision.steps if step.rollout.phase in BACK]
+        if ended:
+            raise Broken(Invariant.WAITING_IS_NO_END, f"{running.rollout_id}: {one.decision.reason}")
 
     def _check_silence(self, one: Decided) -> None:
         rollout = one.decision.state.rollout
