@@ -74,6 +74,8 @@ def test_rollouts_have_been_in_every_phase(summary, phase):
         "strategy: canary",
         "strategy: blue_green",
         "strategy: blue_green by a person",
+        "strategy: canary again, by a person",
+        "waiting: for a server in STARTING",
         "step: earned",
         "step: by a person",
         "breach: while STEPPING",

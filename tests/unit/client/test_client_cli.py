@@ -61,6 +61,13 @@ def test_every_command_of_the_contract_is_listed() -> None:
         assert f"  {name} " in text
 
 
+@pytest.mark.parametrize("reference", ["churn", "churn@", "@1.0.0"])
+def test_a_start_without_a_version_says_what_was_expected(reference: str) -> None:
+    result = run("rollouts", "start", reference)
+    assert result.exit_code == 2
+    assert "expected MODEL@1.2.3 or MODEL@ALIAS" in result.stderr
+
+
 def test_policy_with_a_fault_names_the_field_and_sends_nothing(tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text("model: churn\nmode: maybe\n")

@@ -51,6 +51,14 @@ class RolloutCalls:
         responses = stream(self._rollouts.WatchRollouts, request, address=self._deployer_address, deadline_s=timeout_s)
         return (response.rollout for response in responses)
 
+    def start_rollout(self, model: str, version: str, *, reason: str = "", request_id: str = "") -> api.Rollout:
+        """Try a version (again) by the policy that it was blessed with; return the new rollout."""
+        request = api.StartRolloutRequest(
+            model=model, version=version_of(version), request_id=request_id or new_request_id(), reason=reason
+        )
+        rollout: api.Rollout = self._ask_deployer(self._rollouts.StartRollout, request).rollout
+        return rollout
+
     def pause_rollout(self, rollout_id: str, *, reason: str = "", request_id: str = "") -> api.Rollout:
         """Have a rollout stay at its step; a breach still rolls it back."""
         return self._steer(self._rollouts.PauseRollout, api.PauseRolloutRequest, rollout_id, reason, request_id)

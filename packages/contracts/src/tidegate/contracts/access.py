@@ -76,6 +76,7 @@ _BY_SERVICE: Final[dict[str, dict[str, Access]]] = {
         "GetRollout": _within(Role.READER),
         "ListRollouts": _within(Role.READER),
         "WatchRollouts": _within(Role.READER),
+        "StartRollout": _on(Role.OPERATOR, "model"),
         "PauseRollout": _within(Role.OPERATOR),
         "ResumeRollout": _within(Role.OPERATOR),
         "PromoteRollout": _within(Role.OPERATOR),

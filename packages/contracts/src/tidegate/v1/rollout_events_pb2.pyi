@@ -346,6 +346,7 @@ class RolloutStep(_message.Message):
     DECIDED_TIME_FIELD_NUMBER: _builtins.int
     BREACHED_GUARD_FIELD_NUMBER: _builtins.int
     GUARDS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
     """The rollout."""
     model: _builtins.str
@@ -394,6 +395,10 @@ class RolloutStep(_message.Message):
     def guards(self) -> _policy_pb2.GuardPolicy:
         """What the monitor watches during this rollout."""
 
+    @_builtins.property
+    def waiting(self) -> _values_pb2.Reason:
+        """What keeps the candidate's server from starting (WAITING_FOR_SERVER); unset = nothing. The time of it does not count for the deadline."""
+
     def __init__(
         self,
         *,
@@ -415,10 +420,11 @@ class RolloutStep(_message.Message):
         decided_time: _timestamp_pb2.Timestamp | None = ...,
         breached_guard: _builtins.str = ...,
         guards: _policy_pb2.GuardPolicy | None = ...,
+        waiting: _values_pb2.Reason | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "decided_time", b"decided_time", "guards", b"guards", "stable", b"stable"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "decided_time", b"decided_time", "guards", b"guards", "stable", b"stable", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "breached_guard", b"breached_guard", "candidate", b"candidate", "cause", b"cause", "decided_time", b"decided_time", "evidence", b"evidence", "guards", b"guards", "model", b"model", "phase", b"phase", "policy_revision", b"policy_revision", "reason", b"reason", "rollout_id", b"rollout_id", "route_epoch", b"route_epoch", "route_revision", b"route_revision", "sequence", b"sequence", "stable", b"stable", "step_index", b"step_index", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "breached_guard", b"breached_guard", "candidate", b"candidate", "cause", b"cause", "decided_time", b"decided_time", "evidence", b"evidence", "guards", b"guards", "model", b"model", "phase", b"phase", "policy_revision", b"policy_revision", "reason", b"reason", "rollout_id", b"rollout_id", "route_epoch", b"route_epoch", "route_revision", b"route_revision", "sequence", b"sequence", "stable", b"stable", "step_index", b"step_index", "strategy", b"strategy", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,6 +35,7 @@ class Invariant(StrEnum):
     NO_LOWER_VERSION = "lower versions never start by themselves"
     OBSERVE_NEVER_SHIFTS = "observe never shifts"
     SILENCE_IS_NOT_NO_TRAFFIC = "a silent monitor is not no traffic"
+    WAITING_IS_NO_END = "a rollout that waits for a server is not ended for it"
     SILENCE_ENDS_IT = "a silence beyond the limit ends the rollout"
     # Breaches.
     MUCH_WORSE_BREACHES = "a candidate that is much worse breaches"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -14,6 +15,9 @@ from tidegate.v1.policy_pb2 import Guard, GuardPolicy, Policy, StrategyPolicy
 CHAOS_S: Final = (70.0, 110.0)
 # Longer than a rollout may hold, and than the faults that let it begin to hold anew.
 LONG_SILENCE_S: Final = (740.0, 800.0)
+SERVERS_MAX: Final = 32
+# Share of the seeds whose model host has room for a few servers only.
+FULL_HOST: Final = 0.15
 WAITS_FOR_A_PHASE: Final = 1 / 3
 # Which phase such a fault waits for; the short and rare ones more often. An ending is when servers are stopped.
 AWAITED_PHASES: Final = {
@@ -122,6 +126,7 @@ class Plan:
     strikes: tuple[Strike, ...]
     approver_s: float
     requests: int
+    servers_max: int
 
 
 def draw_plan(world: World) -> Plan:
@@ -144,7 +149,17 @@ def draw_plan(world: World) -> Plan:
         strikes=tuple(_strikes(world, busy_s, trainings, long_silence=long_silence)),
         approver_s=rng.choice((0.0, world.between(1.0, 30.0), world.between(1.0, 30.0))),
         requests=rng.choice((12, 20, 30)),
+        servers_max=_servers_max(world, len(models)),
     )
+
+
+def _servers_max(world: World, models: int) -> int:
+    """Draw how many servers the model host runs; mostly more than anybody wants.
+
+    By a generator of its own: what else a seed means stays as it was.
+    """
+    rng = random.Random(f"servers {world.seed}")  # noqa: S311  (chance that must come again)
+    return models + rng.choice((0, 1, 1)) if rng.random() < FULL_HOST else SERVERS_MAX
 
 
 def _policy(world: World, model: str, *, is_long: bool) -> Policy:

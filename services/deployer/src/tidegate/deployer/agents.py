@@ -30,7 +30,7 @@ from tidegate.core.settings import KafkaSettings
 from tidegate.core.tracing import current_traceparent, sending
 from tidegate.deployer import events as core
 from tidegate.deployer import wire
-from tidegate.deployer.hosts import Seen, Wanted
+from tidegate.deployer.hosts import Seen, Wanted, wanted_of
 from tidegate.deployer.metrics import DECISIONS, STATE_GAUGES, STEPS, TRANSACTION_SECONDS, AckTimes
 from tidegate.deployer.rollout import decide
 from tidegate.deployer.state import Decision, ModelState
@@ -156,11 +156,7 @@ class PartitionWorker:
 
     def wanted(self) -> list[Wanted]:
         """Return the servers that shall run for the models of this partition, by what is committed."""
-        found: list[Wanted] = []
-        for model, state in self._committed.items():
-            known = [state.version(number) for number in state.wanted_servers()]
-            found.extend(Wanted(model=model, version=version) for version in known if version is not None)
-        return found
+        return [one for state in self._committed.values() for one in wanted_of(state)]
 
     def tick(self) -> None:
         """Let time enter the models that have something running, unless more waits than can be decided in time."""
@@ -174,11 +170,12 @@ class PartitionWorker:
         """Let the core know how a server is."""
         event = core.ServerChanged(
             time_s=_now_s(),
-            cause=f"model host: {seen.model}@{seen.number} {'ready' if seen.ready else seen.failure or 'not ready'}",
+            cause=f"model host: {seen.model}@{seen.number} {_told(seen)}",
             number=seen.number,
             endpoint=seen.endpoint,
             ready=seen.ready,
             failure=seen.failure,
+            waiting=seen.waiting,
         )
         self._queue.put_nowait(Item(model=seen.model, event=event))
 
@@ -380,6 +377,10 @@ def applied_event(applied: RouteApplied, *, source: str, correlation_id: str) ->
         subject=applied.model,
         correlation_id=correlation_id or key,
     )
+
+
+def _told(seen: Seen) -> str:
+    return "ready" if seen.ready else seen.failure or seen.waiting or "not ready"
 
 
 def _is_worth_keeping(before: ModelState, decision: Decision) -> bool:

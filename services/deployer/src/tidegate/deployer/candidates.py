@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tidegate.deployer import progress
 from tidegate.deployer.events import VersionApproved, VersionBlessed, VersionRegistered
+from tidegate.deployer.policies import remembered
 from tidegate.deployer.progress import ignored
 from tidegate.deployer.state import (
     KNOWN_VERSIONS_MAX,
@@ -46,7 +47,7 @@ def version_blessed(state: ModelState, event: VersionBlessed) -> Decision:
     if known is None:
         return _blessed_early(state, blessed)
     wanted = strategy_for(blessed.number, state.stable, blessed.policy)
-    marked = state.with_version(replace(known, blessed=True, approval=wanted.approval))
+    marked = remembered(state, replace(known, blessed=True, approval=wanted.approval), blessed.policy)
     refusal = _refusal(marked, blessed)
     if refusal:
         return Decision(state=marked, reason=refusal)

@@ -8,6 +8,7 @@ from typing import assert_never
 
 from tidegate.deployer import progress
 from tidegate.deployer.events import CommandGiven, Verb
+from tidegate.deployer.policies import policy_of
 from tidegate.deployer.progress import ignored
 from tidegate.deployer.state import (
     REQUEST_IDS_MAX,
@@ -96,7 +97,20 @@ def _approve(state: ModelState, rollout: Rollout, event: CommandGiven) -> Decisi
 
 
 def _start(state: ModelState, event: CommandGiven) -> Decision:
-    return _switch_to(state, event.number, event, "a person started it")
+    """Try a version (again) by the policy that it was blessed with, as a rollout of its own."""
+    target = event.number
+    refusal = _refusal_of(state, target)
+    known = None if target is None else state.version(target)
+    if refusal is not None or known is None:
+        return refusal or ignored(state, "no version is named")
+    policy = policy_of(state, known)
+    if policy is None:
+        why = f"the policy that {known.number} was blessed with is not kept any more"
+        return ignored(state, why, "POLICY_NOT_KEPT")
+    if policy.mode == "observe":
+        return ignored(state, f"the policy of {known.number} says observe: it is not delivered", "POLICY_OBSERVES")
+    cause = f"{event.actor} started it: {event.cause}"
+    return progress.open_again(state, _asked(state, known.number, policy, event), known.approval, event.time_s, cause)
 
 
 def _rollback(state: ModelState, event: CommandGiven) -> Decision:
@@ -108,37 +122,64 @@ def _rollback(state: ModelState, event: CommandGiven) -> Decision:
         if rollout.stable is not None and target in {None, rollout.stable}:
             why = f"{event.actor} rolled back to {rollout.stable}"
             return progress.end_with(state, Phase.ROLLED_BACK, why, event.time_s, event.cause)
-        return ignored(state, f"{rollout.rollout_id} runs; abort it first")
+        return ignored(state, f"{rollout.rollout_id} runs; abort it first", "ROLLOUT_RUNNING")
     target = target or state.previous_stable
     if target in state.breached:
         # Nothing would watch it on its way back to all traffic.
-        return ignored(state, f"{target} has breached; a breached version is no place to go back to")
+        return ignored(
+            state, f"{target} has breached; a breached version is no place to go back to", "VERSION_BREACHED"
+        )
     return _switch_to(state, target, event, "a person rolled back")
 
 
 def _switch_to(state: ModelState, target: Number | None, event: CommandGiven, what: str) -> Decision:
+    refusal = _refusal_of(state, target)
+    known = None if target is None else state.version(target)
+    if refusal is not None or known is None:
+        return refusal or ignored(state, "no version is named")
+    if known.approval and not known.approved:
+        return ignored(state, f"{target} waits for the approval of: {known.approval}", "APPROVAL_MISSING")
+    asked = _asked(state, known.number, _switch_policy(), event)
+    return progress.open_switch(state, asked, event.time_s, f"{what}: {event.cause}")
+
+
+def _refusal_of(state: ModelState, target: Number | None) -> Decision | None:
+    """Return why no rollout of ``target`` can begin now, None if one can."""
     if target is None:
         return ignored(state, "there is no version to go to")
-    if state.rollout is not None:
-        return ignored(state, f"{state.rollout.rollout_id} runs")
     known = state.version(target)
-    if known is None or not known.blessed:
-        why = (
-            "unknown: it was never registered" if known is None else "not blessed: its validation failed or is not done"
-        )
-        return ignored(state, f"{target} is {why}")
-    if known.approval and not known.approved:
-        return ignored(state, f"{target} waits for the approval of: {known.approval}")
+    if known is None:
+        return ignored(state, f"{target} is unknown: it was never registered", "VERSION_NOT_FOUND")
+    running = _running(state, target)
+    if running:
+        return ignored(state, running, "ROLLOUT_RUNNING")
+    if not known.blessed:
+        why = f"{target} is not blessed: its validation failed or is not done"
+        return ignored(state, why, "VERSION_NOT_BLESSED")
     if target == state.stable:
-        return ignored(state, f"{target} is stable already")
-    blessed = Blessed(
-        number=target,
-        policy=_switch_policy(),
+        return ignored(state, f"{target} is stable already", "VERSION_STABLE")
+    return None
+
+
+def _running(state: ModelState, target: Number) -> str:
+    """Return what is in the way of a rollout of ``target``, "" for nothing."""
+    if any(one.number == target for one in state.queue):
+        return f"{target} waits for its turn already"
+    if state.rollout is not None:
+        return f"{state.rollout.rollout_id} runs; wait for its end, or abort it"
+    return ""
+
+
+def _asked(state: ModelState, number: Number, policy: DeliveryPolicy, event: CommandGiven) -> Blessed:
+    """Return what a person asks to be delivered; each request has a rollout of its own."""
+    digest = hashlib.sha256(event.request_id.encode()).hexdigest()[:8]
+    return Blessed(
+        number=number,
+        policy=policy,
         cause_id=event.request_id,
-        rollout_id=f"{state.model}-{target}-{hashlib.sha256(event.request_id.encode()).hexdigest()[:8]}",
+        rollout_id=f"{state.model}-{number}-{digest}",
         correlation_id=event.request_id,
     )
-    return progress.open_switch(state, blessed, event.time_s, f"{what}: {event.cause}")
 
 
 def _switch_policy() -> DeliveryPolicy:

@@ -49,7 +49,10 @@ class VersionApproved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerChanged:
-    """The model host sees a server differently than before; ``failure`` says why it will not come up."""
+    """The model host sees a server differently than before.
+
+    ``failure`` says why it will not come up, ``waiting`` what it waits for before it can be started.
+    """
 
     time_s: float
     cause: str
@@ -57,6 +60,7 @@ class ServerChanged:
     endpoint: str
     ready: bool
     failure: str = ""
+    waiting: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

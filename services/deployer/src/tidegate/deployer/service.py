@@ -20,6 +20,7 @@ from tidegate.core.clock import utc_now
 from tidegate.core.errors import FailedPrecondition, InvalidInput, NotFound, Unavailable
 from tidegate.deployer import rollout as core
 from tidegate.deployer.answers import Answers
+from tidegate.deployer.refusals import refusal_of, unknown_model
 from tidegate.deployer.store import RolloutBook
 from tidegate.deployer.wire import command_from
 from tidegate.v1 import rollout_events_pb2 as pb
@@ -75,6 +76,19 @@ class RolloutServicer(RolloutServiceServicer):
         async for rollout in self._book.watch(request.model):
             if may_see(rollout.model):
                 yield api.WatchRolloutsResponse(rollout=rollout)
+
+    async def StartRollout(self, request: api.StartRolloutRequest, _context: Any) -> api.StartRolloutResponse:  # noqa: N802
+        """Try a version (again) by the policy that it was blessed with, as a new rollout."""
+
+        def decide() -> tuple[pb.RolloutCommand, api.StartRolloutResponse]:
+            self._check_known(request.model)
+            if not request.HasField("version"):
+                raise InvalidInput("version is missing", code="FIELD_MISSING", field="version")
+            verb = pb.RolloutCommand.VERB_START
+            command = pb.RolloutCommand(verb=verb, model=request.model, version=request.version)
+            return command, api.StartRolloutResponse()
+
+        return await self._once(request, decide)
 
     async def PauseRollout(self, request: api.PauseRolloutRequest, _context: Any) -> api.PauseRolloutResponse:  # noqa: N802
         """Ask a rollout to stay at its step."""
@@ -182,12 +196,7 @@ class RolloutServicer(RolloutServiceServicer):
             return
         decision = core.decide(state, given)
         if not decision.steps:
-            raise FailedPrecondition(
-                f"{given.verb} of {command.rollout_id or command.model} is refused: "
-                f"{decision.reason.removeprefix('ignored: ')}",
-                code="COMMAND_REFUSED",
-                hint="`tidegate versions MODEL` and `tidegate rollouts list` say how things stand",
-            )
+            raise refusal_of(given, decision, command.rollout_id or command.model)
 
     async def _decided(self, decision: asyncio.Future[str], command: pb.RolloutCommand) -> str:
         try:
@@ -202,6 +211,11 @@ class RolloutServicer(RolloutServiceServicer):
                 code="COMMAND_UNDECIDED",
                 hint=f"request {command.request_id} has its effect once; `tidegate rollouts list` tells when it had",
             ) from None
+
+    def _check_known(self, model: str) -> None:
+        _check_model(model)
+        if self._book.state(model) is None:
+            raise unknown_model(model)
 
     def _find(self, rollout_id: str) -> api.Rollout:
         if not rollout_id:

@@ -25,10 +25,11 @@ from tidegate.deployer.state import (
     StepRecord,
     Strategy,
 )
+from tidegate.deployer.waiting import CODE as WAITING
 from tidegate.v1 import events_pb2, monitoring_events_pb2
 from tidegate.v1 import rollout_events_pb2 as pb
 from tidegate.v1.policy_pb2 import GuardPolicy, Policy, StrategyPolicy
-from tidegate.v1.values_pb2 import Version
+from tidegate.v1.values_pb2 import Reason, Version
 
 STATE_FORMAT: Final = 1
 _STATE: Final = TypeAdapter(ModelState)
@@ -222,6 +223,7 @@ def step_message(model: str, step: StepRecord) -> pb.RolloutStep:
         decided_time=decided,
         breached_guard=rollout.breached_guard,
         guards=json_format.Parse(rollout.policy.guards_json, GuardPolicy()),
+        waiting=Reason(code=WAITING, message=rollout.waiting) if rollout.waiting else None,
     )
 
 

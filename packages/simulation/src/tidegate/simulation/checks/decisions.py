@@ -150,7 +150,7 @@ class DecisionChecks:
             return
         self._facts.world.count(f"breach: while {rollout.phase}")
         policy = self._facts.policies[one.model]
-        goes_back = (life.asked_by_person or policy.rollout.on_breach == "rollback") and rollout.stable is not None
+        goes_back = (life.is_switch or policy.rollout.on_breach == "rollback") and rollout.stable is not None
         running = after.rollout if running_id(after.rollout) == rollout.rollout_id else None
         if goes_back and (weight_of(after.route, rollout.candidate) or (running and running.phase != "ROLLING_BACK")):
             raise Broken(Invariant.BREACH_SENDS_BACK, f"{told_route(after.route)}")

@@ -45,11 +45,12 @@ class AtProxy(Protocol):
 
 @dataclass(kw_only=True, slots=True)
 class Life:
-    """What is known of one rollout."""
+    """What is known of one rollout; a switch is a way back to a version, without steps or a rollback window."""
 
     model: str
     candidate: Number
     asked_by_person: bool
+    is_switch: bool
     approval_wanted: bool
     phases: list[Phase] = field(default_factory=list)
     breached_weight: int | None = None

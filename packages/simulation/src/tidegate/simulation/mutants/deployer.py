@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from tidegate.deployer import candidates, commands, progress, rollout, routes
+from tidegate.deployer import candidates, commands, progress, rollout, routes, waiting
 from tidegate.deployer.state import Arm, Decision, ModelState, Phase, Role
 from tidegate.deployer.strategies import canary
 from tidegate.simulation.invariants import Invariant
@@ -180,6 +180,15 @@ def _rollback_window_ignored() -> list[Patch]:
     return [(rollout, "_settled", settled)]
 
 
+def _full_host_ends_it() -> list[Patch]:
+    def changed(state: ModelState, event: Any) -> Decision:
+        if not event.waiting or state.rollout is None or state.rollout.phase is not Phase.STARTING:
+            return progress.follow_route(state, "not ready", event.time_s, event.cause)
+        return progress.end_with(state, Phase.ABORTED, event.waiting, event.time_s, event.cause)
+
+    return [(waiting, "changed", changed)]
+
+
 MUTANTS: Final = (
     Mutant(
         name="rollback-forgets-the-weight",
@@ -264,6 +273,12 @@ MUTANTS: Final = (
         promise="a rollout ends once",
         patches=_ends_twice,
         found_by=(Invariant.ENDS_ONCE,),
+    ),
+    Mutant(
+        name="full-host-ends-it",
+        promise="a rollout waits for a free server",
+        patches=_full_host_ends_it,
+        found_by=(Invariant.WAITING_IS_NO_END,),
     ),
     Mutant(
         name="bake-time-ignored",
