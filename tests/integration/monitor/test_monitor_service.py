@@ -488,10 +488,10 @@ async def test_client_errors_that_jump_at_a_switch_breach_and_those_of_before_do
         await publish(bus_settings, step("r-9", sequence=1, phase=PHASE_STARTING, share=0.0, guards=guards))
         await publish(bus_settings, *slices(0, 10, arm=STABLE, revision=1, refused=4))
         await publish(bus_settings, step("r-9", sequence=2, revision=2, phase=PHASE_SETTLING, share=1.0, guards=guards))
-        await publish(bus_settings, *slices(10, 60, arm=CANDIDATE, revision=2, refused=4))
-        await until(lambda: counted(1200), "a minute with the noise of before")
+        await publish(bus_settings, *slices(10, 30, arm=CANDIDATE, revision=2, refused=4))
+        await until(lambda: counted(600), "half a minute with the noise of before")
         assert findings.of(MetricBreach) == []
-        await publish(bus_settings, *slices(70, 60, arm=CANDIDATE, revision=2, refused=20))
+        await publish(bus_settings, *slices(40, 120, arm=CANDIDATE, revision=2, refused=20))
         (breach,) = await until(lambda: findings.of(MetricBreach), "a breach")
         assert (breach.guard, breach.kind) == ("client_errors", EVIDENCE_KIND_ABSOLUTE)
         assert replay(breach.inputs_json) == breach.evidence.e_value >= breach.evidence.threshold
