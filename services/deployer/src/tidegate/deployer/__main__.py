@@ -23,6 +23,7 @@ from tidegate.core.settings import AccessSettings, CallerSettings, KafkaSettings
 from tidegate.core.telemetry import start_telemetry
 from tidegate.deployer.agents import SOURCE
 from tidegate.deployer.follower import Follower
+from tidegate.deployer.gateway_callers import read_gateway_callers
 from tidegate.deployer.group import WorkerGroup
 from tidegate.deployer.hosts import LiveHost
 from tidegate.deployer.service import RolloutServicer, command_event_id
@@ -76,6 +77,7 @@ class Deployer:
             settings.gateway_host,
             settings.gateway_port,
             lease_s=settings.lease_s,
+            callers=read_gateway_callers(settings.gateway_callers_file),
             on_applied=self._group.on_applied,
             on_refused=self._group.on_refused,
         )
