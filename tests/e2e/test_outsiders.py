@@ -189,6 +189,9 @@ def test_a_consumer_of_others_follows_looks_up_and_reports(world, env, served, t
     assert done.stdout.startswith(f"{served}@stable is 1.0.0: "), done.stdout + done.stderr
     assert f"{served}-1.0.0-" in done.stdout
     assert guides.run_python(look, "nobody", folder=tmp_path, env=env).stdout == "NOT_FOUND VERSION_NOT_FOUND\n"
+    (tmp_path / "token").write_text("guessed")
+    stranger = {**env, "TIDEGATE_TOKEN_FILE": str(tmp_path / "token")}
+    assert guides.run_python(look, served, folder=tmp_path, env=stranger).stdout == "UNAUTHENTICATED TOKEN_UNKNOWN\n"
     (report,) = guides.programs("consumers.md", "python run outcomes")
     done = guides.run_python(report, served, "a-prediction", "1", folder=tmp_path, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
