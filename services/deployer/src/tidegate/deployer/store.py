@@ -18,6 +18,7 @@ from tidegate.v1.rollout_service_pb2 import Rollout
 
 ROLLOUTS_MAX: Final = 10_000
 WATCH_QUEUE_MAX: Final = 1_000
+RETIREMENTS_MAX: Final = 1_000
 
 TERMINAL_PHASES: Final = frozenset({pb.PHASE_PROMOTED, pb.PHASE_ROLLED_BACK, pb.PHASE_ABORTED, pb.PHASE_SUPERSEDED})
 
@@ -28,6 +29,11 @@ def _timestamp(time: datetime) -> Timestamp:
     return stamp
 
 
+def retirement_key(cause_id: str) -> str:
+    """Return what to await for the retirement that the event ``cause_id`` causes, beside the steps that it causes."""
+    return f"{cause_id}/retirement"
+
+
 class RolloutBook:
     """All rollouts by id, oldest first; the oldest are forgotten beyond ROLLOUTS_MAX (the topic keeps them)."""
 
@@ -35,6 +41,7 @@ class RolloutBook:
         self._rollouts: OrderedDict[str, Rollout] = OrderedDict()
         self._watchers: set[asyncio.Queue[Rollout | None]] = set()
         self._states: dict[str, pb.RolloutState] = {}
+        self._retirements: OrderedDict[str, pb.RetirementChanged] = OrderedDict()
         self._awaited: dict[str, set[asyncio.Future[str]]] = {}
         self._state_moved = asyncio.Event()
 
@@ -74,6 +81,19 @@ class RolloutBook:
         for future in self._awaited.get(cause_id, ()):
             if not future.done():
                 future.set_result(step.rollout_id)
+
+    def record_retirement(self, change: pb.RetirementChanged, *, cause_id: str) -> None:
+        """Keep what a command about a retirement led to; the steps of the same command were recorded before."""
+        self._retirements[change.request_id] = change
+        while len(self._retirements) > RETIREMENTS_MAX:
+            self._retirements.popitem(last=False)
+        for future in self._awaited.get(retirement_key(cause_id), ()):
+            if not future.done():
+                future.set_result(change.rollout_id)
+
+    def retirement(self, request_id: str) -> pb.RetirementChanged | None:
+        """Return what the request led to, or None."""
+        return self._retirements.get(request_id)
 
     def _fold(self, step: pb.RolloutStep, time: datetime) -> None:
         known = self._rollouts.get(step.rollout_id)
