@@ -161,6 +161,7 @@ class RolloutServicer(RetirementCalls):
         command.request_id = request.request_id
         command.actor = _actor(context)
         command.reason = _text("reason", request.reason)
+        await self._book.caught_up(command.model)
         self._refuse_what_was_decided(command)
         self._refuse_what_is_ignored(command)
         with self._book.awaiting(_awaited(command)) as decision:
