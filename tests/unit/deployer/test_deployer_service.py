@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tidegate.contracts.access import Role
+from tidegate.core.callers import ANONYMOUS, Caller, set_current_caller
 from tidegate.core.errors import AlreadyExists, FailedPrecondition, InvalidInput, NotFound, Unavailable
 from tidegate.deployer.policies import remembered
 from tidegate.deployer.service import RolloutServicer, command_event_id
@@ -30,9 +32,18 @@ VERBS = {
 }
 
 
+KIM = Caller(name="kim", role=Role.OPERATOR)
+
+
 class Context:
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("x-tidegate-actor", "kim"),)
+    """What gRPC gives a servicer; nothing is asked of it."""
+
+
+@pytest.fixture(autouse=True)
+def kim_calls():
+    set_current_caller(KIM)
+    yield
+    set_current_caller(ANONYMOUS)
 
 
 class Desk:

@@ -13,12 +13,13 @@ from tidegate.contracts.codec import Event
 from tidegate.contracts.principals import DEPLOYER_PRINCIPAL
 from tidegate.contracts.topics import TOPICS
 from tidegate.core.bus import EventProducer
+from tidegate.core.channels import open_aio_channel
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import InvalidInput, Unavailable
 from tidegate.core.grpc_server import GrpcServer
 from tidegate.core.in_hand import InHand
 from tidegate.core.process import first_of, run, until_signal
-from tidegate.core.settings import KafkaSettings
+from tidegate.core.settings import AccessSettings, CallerSettings, KafkaSettings
 from tidegate.core.telemetry import start_telemetry
 from tidegate.deployer.agents import SOURCE
 from tidegate.deployer.follower import Follower
@@ -79,7 +80,7 @@ class Deployer:
             on_refused=self._group.on_refused,
         )
         self._host = LiveHost(
-            address=settings.modelhost,
+            channel=open_aio_channel(settings.modelhost, CallerSettings()),
             runtime=settings.runtime,
             load_timeout_s=settings.load_timeout_s,
             drain_s=self._fleet.drain_s,
@@ -89,7 +90,7 @@ class Deployer:
         )
         self._group.host = self._host
         self._follower = Follower(kafka=kafka, book=book, apply_route=self._apply_route)
-        self._server = GrpcServer(service_names=[SERVICE_NAME])
+        self._server = GrpcServer(service_names=[SERVICE_NAME], access=AccessSettings())
         servicer = RolloutServicer(book=book, publish=lambda command: _publish(producer, command))
         add_RolloutServiceServicer_to_server(servicer, self._server.server)
         self._fleet.add_to_server(self._server.server)

@@ -72,7 +72,7 @@ class LiveHost:
     def __init__(
         self,
         *,
-        address: str,
+        channel: grpc.aio.Channel,
         runtime: str,
         load_timeout_s: float,
         drain_s: float,
@@ -80,7 +80,7 @@ class LiveHost:
         owns: Callable[[str], bool],
         tell: Callable[[Seen], None],
     ) -> None:
-        self._channel = grpc.aio.insecure_channel(address)
+        self._channel = channel
         self._stub = ModelHostServiceStub(self._channel)
         self._runtime = runtime
         self._load_timeout_s = load_timeout_s

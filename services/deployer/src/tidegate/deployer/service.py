@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from tidegate.contracts.codec import derived_event_id
 from tidegate.contracts.names import is_model
+from tidegate.core.callers import current_caller
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import FailedPrecondition, InvalidInput, NotFound, Unavailable
 from tidegate.deployer import rollout as core
@@ -32,8 +33,6 @@ PAGE_SIZE_MAX: Final = 1_000
 # Below the deadline that clients set by default (10 s), so that they hear why there is no answer.
 DECIDED_WITHIN_S: Final = 8.0
 TEXT_MAX: Final = 1_000
-ACTOR_METADATA: Final = "x-tidegate-actor"
-ANONYMOUS: Final = "anonymous"
 
 Response = TypeVar("Response", bound=Message)
 PublishCommand = Callable[[pb.RolloutCommand], Awaitable[None]]
@@ -58,7 +57,8 @@ class RolloutServicer(RetirementCalls):
         """Return a page of rollouts, newest first."""
         if request.model:
             _check_model(request.model)
-        rollouts = self._book.newest_first(request.model)
+        may_see = current_caller().may_touch
+        rollouts = [rollout for rollout in self._book.newest_first(request.model) if may_see(rollout.model)]
         start = _page_start(request.page_token)
         size = min(request.page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
         if size < 0:
@@ -72,10 +72,12 @@ class RolloutServicer(RetirementCalls):
         """Stream rollouts as they move."""
         if request.model:
             _check_model(request.model)
+        may_see = current_caller().may_touch
         async for rollout in self._book.watch(request.model):
-            yield api.WatchRolloutsResponse(rollout=rollout)
+            if may_see(rollout.model):
+                yield api.WatchRolloutsResponse(rollout=rollout)
 
-    async def StartRollout(self, request: api.StartRolloutRequest, context: Any) -> api.StartRolloutResponse:  # noqa: N802
+    async def StartRollout(self, request: api.StartRolloutRequest, _context: Any) -> api.StartRolloutResponse:  # noqa: N802
         """Try a version (again) by the policy that it was blessed with, as a new rollout."""
 
         def decide() -> tuple[pb.RolloutCommand, api.StartRolloutResponse]:
@@ -84,18 +86,18 @@ class RolloutServicer(RetirementCalls):
             command = pb.RolloutCommand(verb=verb, model=request.model, version=version)
             return command, api.StartRolloutResponse()
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def PauseRollout(self, request: api.PauseRolloutRequest, context: Any) -> api.PauseRolloutResponse:  # noqa: N802
+    async def PauseRollout(self, request: api.PauseRolloutRequest, _context: Any) -> api.PauseRolloutResponse:  # noqa: N802
         """Ask a rollout to stay at its step."""
 
         def decide() -> tuple[pb.RolloutCommand, api.PauseRolloutResponse]:
             rollout = self._find_running(request.rollout_id)
             return _about(rollout, pb.RolloutCommand.VERB_PAUSE), api.PauseRolloutResponse(rollout=rollout)
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def ResumeRollout(self, request: api.ResumeRolloutRequest, context: Any) -> api.ResumeRolloutResponse:  # noqa: N802
+    async def ResumeRollout(self, request: api.ResumeRolloutRequest, _context: Any) -> api.ResumeRolloutResponse:  # noqa: N802
         """Ask a paused rollout to go on."""
 
         def decide() -> tuple[pb.RolloutCommand, api.ResumeRolloutResponse]:
@@ -103,9 +105,9 @@ class RolloutServicer(RetirementCalls):
             _check_phase(rollout, "PAUSED", code="ROLLOUT_NOT_PAUSED")
             return _about(rollout, pb.RolloutCommand.VERB_RESUME), api.ResumeRolloutResponse(rollout=rollout)
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def ApproveRollout(self, request: api.ApproveRolloutRequest, context: Any) -> api.ApproveRolloutResponse:  # noqa: N802
+    async def ApproveRollout(self, request: api.ApproveRolloutRequest, _context: Any) -> api.ApproveRolloutResponse:  # noqa: N802
         """Let the approval pass that a rollout waits for."""
 
         def decide() -> tuple[pb.RolloutCommand, api.ApproveRolloutResponse]:
@@ -113,18 +115,18 @@ class RolloutServicer(RetirementCalls):
             _check_phase(rollout, "AWAITING_APPROVAL", code="APPROVAL_NOT_AWAITED")
             return _about(rollout, pb.RolloutCommand.VERB_APPROVE), api.ApproveRolloutResponse(rollout=rollout)
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def AbortRollout(self, request: api.AbortRolloutRequest, context: Any) -> api.AbortRolloutResponse:  # noqa: N802
+    async def AbortRollout(self, request: api.AbortRolloutRequest, _context: Any) -> api.AbortRolloutResponse:  # noqa: N802
         """Ask for the end of a rollout."""
 
         def decide() -> tuple[pb.RolloutCommand, api.AbortRolloutResponse]:
             rollout = self._find_running(request.rollout_id)
             return _about(rollout, pb.RolloutCommand.VERB_ABORT), api.AbortRolloutResponse(rollout=rollout)
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def PromoteRollout(self, request: api.PromoteRolloutRequest, context: Any) -> api.PromoteRolloutResponse:  # noqa: N802
+    async def PromoteRollout(self, request: api.PromoteRolloutRequest, _context: Any) -> api.PromoteRolloutResponse:  # noqa: N802
         """Ask for the next step, or for 100 %."""
 
         def decide() -> tuple[pb.RolloutCommand, api.PromoteRolloutResponse]:
@@ -133,9 +135,9 @@ class RolloutServicer(RetirementCalls):
             command.mode = request.mode or pb.RolloutCommand.MODE_NEXT
             return command, api.PromoteRolloutResponse(rollout=rollout)
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def RollbackModel(self, request: api.RollbackModelRequest, context: Any) -> api.RollbackModelResponse:  # noqa: N802
+    async def RollbackModel(self, request: api.RollbackModelRequest, _context: Any) -> api.RollbackModelResponse:  # noqa: N802
         """Ask for an earlier version to serve again."""
 
         def decide() -> tuple[pb.RolloutCommand, api.RollbackModelResponse]:
@@ -148,18 +150,17 @@ class RolloutServicer(RetirementCalls):
             command = pb.RolloutCommand(verb=verb, model=request.model, version=target)
             return command, api.RollbackModelResponse(version=target)
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def _once(
-        self, request: Any, context: Any, decide: Callable[[], tuple[pb.RolloutCommand, Response]]
-    ) -> Response:
+    async def _once(self, request: Any, decide: Callable[[], tuple[pb.RolloutCommand, Response]]) -> Response:
         """Publish the command that ``decide`` gives and return its answer; a known request gets its answer again."""
         known = self._answers.find(request, request.request_id)
         if known is not None:
+            current_caller().check_model(cast(Any, known).rollout.model)
             return cast(Response, known)
         command, answer = decide()
         command.request_id = request.request_id
-        command.actor = _actor(context)
+        command.actor = current_caller().name
         command.reason = _text("reason", request.reason)
         await self._book.caught_up(command.model)
         self._refuse_what_was_decided(command)
@@ -229,6 +230,7 @@ class RolloutServicer(RetirementCalls):
                 field="rollout_id",
                 hint="tidegate rollouts list names them",
             )
+        current_caller().check_model(rollout.model)
         return rollout
 
     def _find_running(self, rollout_id: str) -> api.Rollout:
@@ -295,13 +297,6 @@ def _text(field: str, text: str) -> str:
             f"{field} has {len(text)} characters, at most {TEXT_MAX}", code="FIELD_TOO_LONG", field=field
         )
     return text
-
-
-def _actor(context: Any) -> str:
-    for name, value in context.invocation_metadata() or ():
-        if name == ACTOR_METADATA:
-            return str(value)[:TEXT_MAX]
-    return ANONYMOUS
 
 
 def _page_token(start: int) -> str:

@@ -8,13 +8,22 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-from tidegate.core.errors import FailedPrecondition, InvalidInput, NotFound, TidegateError, Unavailable
+from tidegate.core.errors import (
+    FailedPrecondition,
+    InvalidInput,
+    NotFound,
+    PermissionDenied,
+    TidegateError,
+    Unauthenticated,
+    Unavailable,
+)
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 3
 EXIT_NOT_FOUND: Final = 4
+EXIT_NOT_ALLOWED: Final = 5
 UNAVAILABLE_HINT: Final = "see `tidegate status`; `tidegate up` starts the embedded stack"
 
 # First match wins: subclasses stand before their bases.
@@ -23,6 +32,8 @@ _EXIT_CODES: Final = (
     (FailedPrecondition, EXIT_FAILED),
     (InvalidInput, EXIT_USAGE),
     (Unavailable, EXIT_UNAVAILABLE),
+    (Unauthenticated, EXIT_NOT_ALLOWED),
+    (PermissionDenied, EXIT_NOT_ALLOWED),
 )
 
 
