@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tidegate.contracts.access import Role
+from tidegate.core.callers import ANONYMOUS, Caller, set_current_caller
 from tidegate.core.errors import FailedPrecondition, InvalidInput, NotFound
 from tidegate.deployer.rollout import decide
 from tidegate.deployer.service import RolloutServicer, command_event_id
@@ -25,8 +27,14 @@ STATE = ModelState(model="churn", stable=Number(1, 0, 0), versions=KNOWN)
 
 
 class Context:
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("x-tidegate-actor", "kim"),)
+    """What gRPC gives a servicer; nothing is asked of it."""
+
+
+@pytest.fixture(autouse=True)
+def kim_calls():
+    set_current_caller(Caller(name="kim", role=Role.OPERATOR))
+    yield
+    set_current_caller(ANONYMOUS)
 
 
 class Desk:

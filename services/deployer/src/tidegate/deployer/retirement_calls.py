@@ -18,24 +18,22 @@ Response = TypeVar("Response", bound=Message)
 class RetirementCalls(RolloutServiceServicer):
     """Thin: names the command; whoever inherits has it decided."""
 
-    async def _once(
-        self, request: Any, context: Any, decide: Callable[[], tuple[pb.RolloutCommand, Response]]
-    ) -> Response:
+    async def _once(self, request: Any, decide: Callable[[], tuple[pb.RolloutCommand, Response]]) -> Response:
         raise NotImplementedError
 
     def _check_known(self, model: str) -> None:
         raise NotImplementedError
 
-    async def RetireModel(self, request: api.RetireModelRequest, context: Any) -> api.RetireModelResponse:  # noqa: N802
+    async def RetireModel(self, request: api.RetireModelRequest, _context: Any) -> api.RetireModelResponse:  # noqa: N802
         """Take a model out of service, or bring it back."""
 
         def decide() -> tuple[pb.RolloutCommand, api.RetireModelResponse]:
             self._check_known(request.model)
             return pb.RolloutCommand(verb=_verb(request), model=request.model), api.RetireModelResponse()
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def RetireVersion(self, request: api.RetireVersionRequest, context: Any) -> api.RetireVersionResponse:  # noqa: N802
+    async def RetireVersion(self, request: api.RetireVersionRequest, _context: Any) -> api.RetireVersionResponse:  # noqa: N802
         """Take a version out of service, or let it serve again."""
 
         def decide() -> tuple[pb.RolloutCommand, api.RetireVersionResponse]:
@@ -44,7 +42,7 @@ class RetirementCalls(RolloutServiceServicer):
             command = pb.RolloutCommand(verb=_verb(request), model=request.model, version=version)
             return command, api.RetireVersionResponse()
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
 
 def required_version(request: Any) -> Any:
@@ -57,6 +55,12 @@ def required_version(request: Any) -> Any:
     if not request.HasField("version"):
         raise InvalidInput("version is missing", code="FIELD_MISSING", field="version")
     return request.version
+
+
+def model_of(answer: Any) -> str:
+    """Return the model that the answer to a command is about."""
+    is_retirement = isinstance(answer, api.RetireModelResponse | api.RetireVersionResponse)
+    return str(answer.change.model if is_retirement else answer.rollout.model)
 
 
 def _verb(request: Any) -> pb.RolloutCommand.Verb.ValueType:

@@ -21,7 +21,7 @@ from tidegate.core.errors import FailedPrecondition, InvalidInput, NotFound, Una
 from tidegate.deployer import rollout as core
 from tidegate.deployer.answers import Answers
 from tidegate.deployer.refusals import refusal_of, unknown_model
-from tidegate.deployer.retirement_calls import RetirementCalls, required_version
+from tidegate.deployer.retirement_calls import RetirementCalls, model_of, required_version
 from tidegate.deployer.store import RolloutBook, retirement_key
 from tidegate.deployer.wire import command_from
 from tidegate.v1 import rollout_events_pb2 as pb
@@ -156,7 +156,7 @@ class RolloutServicer(RetirementCalls):
         """Publish the command that ``decide`` gives and return its answer; a known request gets its answer again."""
         known = self._answers.find(request, request.request_id)
         if known is not None:
-            current_caller().check_model(cast(Any, known).rollout.model)
+            current_caller().check_model(model_of(known))
             return cast(Response, known)
         command, answer = decide()
         command.request_id = request.request_id
