@@ -29,6 +29,8 @@ def run(*arguments: str) -> Result:
         (InvalidInput("x"), 2),
         (Unavailable("x"), 3),
         (NotFound("x"), 4),
+        (Unavailable("x", code="COMMAND_UNDECIDED"), 6),
+        (FailedPrecondition("x", code="COMMAND_DECIDED_BEFORE"), 6),
     ],
 )
 def test_exit_codes_stay(error: TidegateError, code: int) -> None:
