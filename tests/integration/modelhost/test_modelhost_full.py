@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 
+import grpc
+
 from tidegate.deployer.hosts import LiveHost, Wanted
 from tidegate.deployer.state import KnownVersion, Number
 
@@ -15,7 +17,7 @@ FIRST, SECOND = Number(1, 0, 0), Number(1, 1, 0)
 async def keeping(host, wanted, seen):
     """Keep the host in step with ``wanted``, as the deployer's process does."""
     live = LiveHost(
-        address=f"127.0.0.1:{host.port}",
+        channel=grpc.aio.insecure_channel(f"127.0.0.1:{host.port}"),
         runtime="sleeper",
         load_timeout_s=60.0,
         drain_s=0.0,

@@ -192,6 +192,18 @@ async def test_the_answer_waits_until_the_next_command_is_judged_by_it() -> None
     await waiting
 
 
+async def test_a_command_is_judged_by_a_state_as_new_as_what_its_caller_has_seen(desk: Desk) -> None:
+    desk.moves(pb.PHASE_ABORTED)
+    kept = remembered(replace(STATE, versions=KNOWN, sequence=0), replace(KNOWN[1], blessed=True), POLICY)
+    desk.book.remember(state_message(kept))
+    asked = asyncio.create_task(desk.servicer.StartRollout(start(Version(major=9)), Context()))
+    await asyncio.sleep(0)
+    assert not asked.done()
+    desk.book.remember(state_message(replace(kept, sequence=desk.sequence)))
+    with pytest.raises(NotFound):
+        await asked
+
+
 async def test_two_who_ask_with_one_request_id_are_both_told(desk: Desk) -> None:
     desk.moves(pb.PHASE_STEPPING)
     desk.decides = False
@@ -203,7 +215,7 @@ FILE = {"uri": "s3://b/k", "digest": "sha256:" + "0" * 64, "size_bytes": 1, "for
 KNOWN = tuple(KnownVersion(number=Number(1, minor, 0), blessed=not minor, **FILE) for minor in (0, 1))
 CANARY = Strategy(name="canary", steps=(0.1, 1.0))
 POLICY = DeliveryPolicy(revision=1, on_first=CANARY, on_major=CANARY, on_minor=CANARY, on_pipeline=CANARY)
-STATE = replace(ModelState(model="churn"), stable=Number(1, 0, 0))
+STATE = replace(ModelState(model="churn", sequence=100), stable=Number(1, 0, 0))
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,8 @@ _BY_SERVICE: Final[dict[str, dict[str, Access]]] = {
         "ListRollouts": _within(Role.READER),
         "WatchRollouts": _within(Role.READER),
         "StartRollout": _on(Role.OPERATOR, "model"),
+        "RetireModel": _on(Role.OPERATOR, "model"),
+        "RetireVersion": _on(Role.OPERATOR, "model"),
         "PauseRollout": _within(Role.OPERATOR),
         "ResumeRollout": _within(Role.OPERATOR),
         "PromoteRollout": _within(Role.OPERATOR),

@@ -86,6 +86,16 @@ class RolloutServiceStub:
                 request_serializer=tidegate_dot_v1_dot_rollout__service__pb2.StartRolloutRequest.SerializeToString,
                 response_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.StartRolloutResponse.FromString,
                 _registered_method=True)
+        self.RetireModel = channel.unary_unary(
+                '/tidegate.v1.RolloutService/RetireModel',
+                request_serializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireModelRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireModelResponse.FromString,
+                _registered_method=True)
+        self.RetireVersion = channel.unary_unary(
+                '/tidegate.v1.RolloutService/RetireVersion',
+                request_serializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireVersionRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireVersionResponse.FromString,
+                _registered_method=True)
 
 
 class RolloutServiceServicer:
@@ -167,6 +177,22 @@ class RolloutServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetireModel(self, request, context):
+        """Take a model out of service (its paths answer 404, its servers stop, its artifacts stay), or bring it back (undo): its stable version starts, and
+        serves once it is ready. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION while a rollout runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireVersion(self, request, context):
+        """Take a version out of service, or let it serve again (undo): an old MAJOR line comes back, any other waits for StartRollout. Errors:
+        INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it is stable or in a running rollout.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RolloutServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -219,6 +245,16 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     servicer.StartRollout,
                     request_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.StartRolloutRequest.FromString,
                     response_serializer=tidegate_dot_v1_dot_rollout__service__pb2.StartRolloutResponse.SerializeToString,
+            ),
+            'RetireModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireModel,
+                    request_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireModelRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireModelResponse.SerializeToString,
+            ),
+            'RetireVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireVersion,
+                    request_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireVersionRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -493,6 +529,60 @@ class RolloutService:
             '/tidegate.v1.RolloutService/StartRollout',
             tidegate_dot_v1_dot_rollout__service__pb2.StartRolloutRequest.SerializeToString,
             tidegate_dot_v1_dot_rollout__service__pb2.StartRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.RolloutService/RetireModel',
+            tidegate_dot_v1_dot_rollout__service__pb2.RetireModelRequest.SerializeToString,
+            tidegate_dot_v1_dot_rollout__service__pb2.RetireModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.RolloutService/RetireVersion',
+            tidegate_dot_v1_dot_rollout__service__pb2.RetireVersionRequest.SerializeToString,
+            tidegate_dot_v1_dot_rollout__service__pb2.RetireVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,14 @@ class RolloutServiceStub:
     """Try a version (again) by the policy that it was blessed with, as a new rollout: from its first step, guarded. Errors: INVALID_ARGUMENT,
     NOT_FOUND, FAILED_PRECONDITION if it is not blessed, is stable already, waits for its turn, or another rollout runs.
     """
+    RetireModel: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.RetireModelRequest, _rollout_service_pb2.RetireModelResponse]
+    """Take a model out of service (its paths answer 404, its servers stop, its artifacts stay), or bring it back (undo): its stable version starts, and
+    serves once it is ready. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION while a rollout runs.
+    """
+    RetireVersion: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.RetireVersionRequest, _rollout_service_pb2.RetireVersionResponse]
+    """Take a version out of service, or let it serve again (undo): an old MAJOR line comes back, any other waits for StartRollout. Errors:
+    INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it is stable or in a running rollout.
+    """
 
 @_typing.type_check_only
 class RolloutServiceAsyncStub(RolloutServiceStub):
@@ -98,6 +106,14 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     StartRollout: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.StartRolloutRequest, _rollout_service_pb2.StartRolloutResponse]  # type: ignore[assignment]
     """Try a version (again) by the policy that it was blessed with, as a new rollout: from its first step, guarded. Errors: INVALID_ARGUMENT,
     NOT_FOUND, FAILED_PRECONDITION if it is not blessed, is stable already, waits for its turn, or another rollout runs.
+    """
+    RetireModel: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.RetireModelRequest, _rollout_service_pb2.RetireModelResponse]  # type: ignore[assignment]
+    """Take a model out of service (its paths answer 404, its servers stop, its artifacts stay), or bring it back (undo): its stable version starts, and
+    serves once it is ready. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION while a rollout runs.
+    """
+    RetireVersion: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.RetireVersionRequest, _rollout_service_pb2.RetireVersionResponse]  # type: ignore[assignment]
+    """Take a version out of service, or let it serve again (undo): an old MAJOR line comes back, any other waits for StartRollout. Errors:
+    INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it is stable or in a running rollout.
     """
 
 class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -191,6 +207,26 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_rollout_service_pb2.StartRolloutResponse, _abc.Awaitable[_rollout_service_pb2.StartRolloutResponse]]:
         """Try a version (again) by the policy that it was blessed with, as a new rollout: from its first step, guarded. Errors: INVALID_ARGUMENT,
         NOT_FOUND, FAILED_PRECONDITION if it is not blessed, is stable already, waits for its turn, or another rollout runs.
+        """
+
+    @_abc_1.abstractmethod
+    def RetireModel(
+        self,
+        request: _rollout_service_pb2.RetireModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_service_pb2.RetireModelResponse, _abc.Awaitable[_rollout_service_pb2.RetireModelResponse]]:
+        """Take a model out of service (its paths answer 404, its servers stop, its artifacts stay), or bring it back (undo): its stable version starts, and
+        serves once it is ready. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION while a rollout runs.
+        """
+
+    @_abc_1.abstractmethod
+    def RetireVersion(
+        self,
+        request: _rollout_service_pb2.RetireVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_service_pb2.RetireVersionResponse, _abc.Awaitable[_rollout_service_pb2.RetireVersionResponse]]:
+        """Take a version out of service, or let it serve again (undo): an old MAJOR line comes back, any other waits for StartRollout. Errors:
+        INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it is stable or in a running rollout.
         """
 
 def add_RolloutServiceServicer_to_server(servicer: RolloutServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

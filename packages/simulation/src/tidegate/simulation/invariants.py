@@ -23,6 +23,7 @@ class Invariant(StrEnum):
     ROUTES_GO_FORWARD = "routes only go forward"
     ONLY_BLESSED_VERSIONS = "a route names only blessed versions"
     ONLY_READY_VERSIONS = "a route names only ready versions"
+    RETIRED_GETS_NOTHING = "what is retired gets no request once the proxies know"
     ALL_LEASED_PROXIES_HAVE_IT = "a route counts when all leased proxies have it"
     # Steps and endings.
     ENDS_ONCE = "a rollout ends once"

@@ -93,7 +93,11 @@ class Deployer:
         self._group.host = self._host
         self._follower = Follower(kafka=kafka, book=book, apply_route=self._apply_route)
         self._server = GrpcServer(service_names=[SERVICE_NAME], access=AccessSettings())
-        servicer = RolloutServicer(book=book, publish=lambda command: _publish(producer, command))
+        servicer = RolloutServicer(
+            book=book,
+            publish=lambda command: _publish(producer, command),
+            decided_within_s=settings.decided_within_s,
+        )
         add_RolloutServiceServicer_to_server(servicer, self._server.server)
         self._fleet.add_to_server(self._server.server)
 

@@ -32,6 +32,7 @@ from tidegate.deployer import events as core
 from tidegate.deployer import wire
 from tidegate.deployer.hosts import Seen, Wanted, wanted_of
 from tidegate.deployer.metrics import DECISIONS, STATE_GAUGES, STEPS, TRANSACTION_SECONDS, AckTimes
+from tidegate.deployer.retirement_events import retirement_event
 from tidegate.deployer.rollout import decide
 from tidegate.deployer.state import Decision, ModelState
 from tidegate.deployer.tracing import RolloutTraces
@@ -275,6 +276,9 @@ class PartitionWorker:
                     traceparent=self._traces.of_step(decision, step),
                 )
             )
+        if decision.retirement is not None:
+            change, cause = decision.retirement, item.cause_id
+            outcome.messages.append(retirement_event(item.model, change, source=SOURCE, cause_id=cause))
         if decision.route_changed:
             table = wire.route_message(item.model, decision.state.route)
             decided = datetime.fromtimestamp(_event_time_s(item), tz=UTC)

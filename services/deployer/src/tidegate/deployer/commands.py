@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from typing import assert_never
 
-from tidegate.deployer import progress
+from tidegate.deployer import progress, retirement
 from tidegate.deployer.events import CommandGiven, Verb
 from tidegate.deployer.policies import policy_of
 from tidegate.deployer.progress import ignored
@@ -15,6 +15,7 @@ from tidegate.deployer.state import (
     Blessed,
     Decision,
     DeliveryPolicy,
+    KnownVersion,
     ModelState,
     Number,
     Phase,
@@ -28,16 +29,30 @@ def command_given(state: ModelState, event: CommandGiven) -> Decision:
     if event.request_id in state.request_ids:
         return ignored(state, f"request {event.request_id} had its effect")
     seen = replace(state, request_ids=(*state.request_ids, event.request_id)[-REQUEST_IDS_MAX:])
-    if event.verb is Verb.ROLLBACK:
-        return _rollback(seen, event)
-    if event.verb is Verb.START:
-        return _start(seen, event)
+    decision = _about_service(seen, event)
+    if decision is not None:
+        return decision
     rollout = seen.rollout
     if rollout is None or rollout.rollout_id != event.rollout_id:
         return ignored(seen, f"{event.rollout_id or 'no rollout'} does not run")
     if rollout.phase is Phase.ROLLING_BACK:
         return ignored(seen, f"{rollout.rollout_id} is on its way back")
     return _to_running(seen, rollout, event)
+
+
+def _about_service(state: ModelState, event: CommandGiven) -> Decision | None:
+    """Return what follows from a command that names a version or a model; None if it is about a running rollout."""
+    match event.verb:
+        case Verb.ROLLBACK:
+            return _rollback(state, event)
+        case Verb.START:
+            return _start(state, event)
+        case Verb.RETIRE:
+            return retirement.retire(state, event)
+        case Verb.RESTORE:
+            return _restore(state, event)
+        case _:
+            return None
 
 
 def _to_running(state: ModelState, rollout: Rollout, event: CommandGiven) -> Decision:
@@ -52,7 +67,7 @@ def _to_running(state: ModelState, rollout: Rollout, event: CommandGiven) -> Dec
             return _promote(state, rollout, event)
         case Verb.APPROVE:
             return _approve(state, rollout, event)
-        case Verb.START | Verb.ROLLBACK:
+        case Verb.START | Verb.ROLLBACK | Verb.RETIRE | Verb.RESTORE:
             raise ValueError(f"{event.verb} is not about a running rollout")
         case _:
             assert_never(event.verb)
@@ -143,6 +158,12 @@ def _switch_to(state: ModelState, target: Number | None, event: CommandGiven, wh
     return progress.open_switch(state, asked, event.time_s, f"{what}: {event.cause}")
 
 
+def _restore(state: ModelState, event: CommandGiven) -> Decision:
+    stable = state.retired.stable if state.retired is not None else None
+    switch = None if stable is None else _asked(state, stable, _switch_policy(), event)
+    return retirement.restore(state, event, switch)
+
+
 def _refusal_of(state: ModelState, target: Number | None) -> Decision | None:
     """Return why no rollout of ``target`` can begin now, None if one can."""
     if target is None:
@@ -150,24 +171,26 @@ def _refusal_of(state: ModelState, target: Number | None) -> Decision | None:
     known = state.version(target)
     if known is None:
         return ignored(state, f"{target} is unknown: it was never registered", "VERSION_NOT_FOUND")
-    running = _running(state, target)
-    if running:
-        return ignored(state, running, "ROLLOUT_RUNNING")
-    if not known.blessed:
-        why = f"{target} is not blessed: its validation failed or is not done"
-        return ignored(state, why, "VERSION_NOT_BLESSED")
-    if target == state.stable:
-        return ignored(state, f"{target} is stable already", "VERSION_STABLE")
-    return None
+    why, code = _obstacle(state, known)
+    return ignored(state, why, code) if why else None
 
 
-def _running(state: ModelState, target: Number) -> str:
-    """Return what is in the way of a rollout of ``target``, "" for nothing."""
-    if any(one.number == target for one in state.queue):
-        return f"{target} waits for its turn already"
-    if state.rollout is not None:
-        return f"{state.rollout.rollout_id} runs; wait for its end, or abort it"
-    return ""
+def _obstacle(state: ModelState, known: KnownVersion) -> tuple[str, str]:
+    """Return what is in the way of a rollout of a version, with its code; empty texts for nothing."""
+    number, rollout_id = known.number, "" if state.rollout is None else state.rollout.rollout_id
+    cases = (
+        (state.retired is not None, "the model is retired", "MODEL_RETIRED"),
+        (known.retired, f"{number} is retired", "VERSION_RETIRED"),
+        (any(one.number == number for one in state.queue), f"{number} waits for its turn already", "ROLLOUT_RUNNING"),
+        (bool(rollout_id), f"{rollout_id} runs; wait for its end, or abort it", "ROLLOUT_RUNNING"),
+        (
+            not known.blessed,
+            f"{number} is not blessed: its validation failed or is not done",
+            "VERSION_NOT_BLESSED",
+        ),
+        (number == state.stable, f"{number} is stable already", "VERSION_STABLE"),
+    )
+    return next(((why, code) for holds, why, code in cases if holds), ("", ""))
 
 
 def _asked(state: ModelState, number: Number, policy: DeliveryPolicy, event: CommandGiven) -> Blessed:

@@ -18,6 +18,8 @@ class Verb(StrEnum):
     ABORT = "ABORT"
     APPROVE = "APPROVE"
     ROLLBACK = "ROLLBACK"
+    RETIRE = "RETIRE"
+    RESTORE = "RESTORE"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -133,6 +133,7 @@ def followed(first: Decision, second: Decision) -> Decision:
         steps=(*first.steps, *second.steps),
         route_changed=first.route_changed or second.route_changed,
         reason=f"{first.reason}; {second.reason}",
+        retirement=first.retirement or second.retirement,
     )
 
 

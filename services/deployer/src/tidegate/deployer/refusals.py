@@ -14,11 +14,15 @@ _HINTS: Final = {
     "APPROVAL_MISSING": "`tidegate rollouts start MODEL@VERSION` begins, and waits for the approval",
     "POLICY_NOT_KEPT": "`tidegate rollback MODEL --to VERSION` switches to it at once",
     "POLICY_OBSERVES": "apply a policy with `mode: act` and publish again, or `tidegate rollback MODEL --to VERSION`",
+    "MODEL_RETIRED": "`tidegate models retire MODEL --undo` brings it back",
+    "NOT_RETIRED": "there is nothing to undo",
+    "RETIRED_ALREADY": "there is nothing to do; `--undo` brings it back",
     "ROLLOUT_RUNNING": "`tidegate rollouts list --model MODEL` names it; `tidegate rollouts abort ID` ends it",
     "VERSION_BREACHED": "`tidegate rollouts start MODEL@VERSION` tries it again, guarded",
     "VERSION_NOT_BLESSED": "`tidegate why MODEL@VERSION` tells what its validation found",
     "VERSION_NOT_FOUND": "`tidegate versions MODEL` lists versions",
-    "VERSION_STABLE": "there is nothing to do",
+    "VERSION_RETIRED": "`tidegate versions retire MODEL@VERSION --undo` brings it back",
+    "VERSION_STABLE": "`tidegate versions MODEL` and `tidegate rollouts list` say how things stand",
 }
 
 

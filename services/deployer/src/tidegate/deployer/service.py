@@ -21,11 +21,11 @@ from tidegate.core.errors import FailedPrecondition, InvalidInput, NotFound, Una
 from tidegate.deployer import rollout as core
 from tidegate.deployer.answers import Answers
 from tidegate.deployer.refusals import refusal_of, unknown_model
-from tidegate.deployer.store import RolloutBook
+from tidegate.deployer.retirement_calls import RetirementCalls, model_of, required_version
+from tidegate.deployer.store import RolloutBook, retirement_key
 from tidegate.deployer.wire import command_from
 from tidegate.v1 import rollout_events_pb2 as pb
 from tidegate.v1 import rollout_service_pb2 as api
-from tidegate.v1.rollout_service_pb2_grpc import RolloutServiceServicer
 from tidegate.v1.values_pb2 import Version
 
 PAGE_SIZE_DEFAULT: Final = 50
@@ -38,7 +38,7 @@ Response = TypeVar("Response", bound=Message)
 PublishCommand = Callable[[pb.RolloutCommand], Awaitable[None]]
 
 
-class RolloutServicer(RolloutServiceServicer):
+class RolloutServicer(RetirementCalls):
     """Thin: validates, looks up, hands commands to ``publish`` (which returns when the broker has them)."""
 
     def __init__(
@@ -82,10 +82,8 @@ class RolloutServicer(RolloutServiceServicer):
 
         def decide() -> tuple[pb.RolloutCommand, api.StartRolloutResponse]:
             self._check_known(request.model)
-            if not request.HasField("version"):
-                raise InvalidInput("version is missing", code="FIELD_MISSING", field="version")
-            verb = pb.RolloutCommand.VERB_START
-            command = pb.RolloutCommand(verb=verb, model=request.model, version=request.version)
+            verb, version = pb.RolloutCommand.VERB_START, required_version(request)
+            command = pb.RolloutCommand(verb=verb, model=request.model, version=version)
             return command, api.StartRolloutResponse()
 
         return await self._once(request, decide)
@@ -158,15 +156,16 @@ class RolloutServicer(RolloutServiceServicer):
         """Publish the command that ``decide`` gives and return its answer; a known request gets its answer again."""
         known = self._answers.find(request, request.request_id)
         if known is not None:
-            current_caller().check_model(cast(Any, known).rollout.model)
+            current_caller().check_model(model_of(known))
             return cast(Response, known)
         command, answer = decide()
         command.request_id = request.request_id
         command.actor = current_caller().name
         command.reason = _text("reason", request.reason)
+        await self._book.caught_up(command.model)
         self._refuse_what_was_decided(command)
         self._refuse_what_is_ignored(command)
-        with self._book.awaiting(command_event_id(command)) as decision:
+        with self._book.awaiting(_awaited(command)) as decision:
             await self._publish(command)
             rollout_id = await self._decided(decision, command)
         return self._answered(request, answer, rollout_id)
@@ -175,6 +174,9 @@ class RolloutServicer(RolloutServiceServicer):
         rollout = self._book.get(rollout_id)
         if rollout is not None:
             answer.rollout.CopyFrom(rollout)  # type: ignore[attr-defined]  # every response of a command has it
+        change = self._book.retirement(request.request_id)
+        if isinstance(answer, api.RetireModelResponse | api.RetireVersionResponse) and change is not None:
+            answer.change.CopyFrom(change)
         self._answers.remember(request, request.request_id, answer)
         return answer
 
@@ -195,7 +197,7 @@ class RolloutServicer(RolloutServiceServicer):
         if state is None or given is None:
             return
         decision = core.decide(state, given)
-        if not decision.steps:
+        if not decision.steps and decision.retirement is None:
             raise refusal_of(given, decision, command.rollout_id or command.model)
 
     async def _decided(self, decision: asyncio.Future[str], command: pb.RolloutCommand) -> str:
@@ -252,6 +254,12 @@ class RolloutServicer(RolloutServiceServicer):
 def command_event_id(command: pb.RolloutCommand) -> str:
     """Return the id of the event that carries ``command``: steps name it as their cause."""
     return derived_event_id("RolloutCommand", command.request_id)
+
+
+def _awaited(command: pb.RolloutCommand) -> str:
+    about_service = (pb.RolloutCommand.VERB_RETIRE, pb.RolloutCommand.VERB_RESTORE)
+    event_id = command_event_id(command)
+    return retirement_key(event_id) if command.verb in about_service else event_id
 
 
 def _about(rollout: api.Rollout, verb: pb.RolloutCommand.Verb.ValueType) -> pb.RolloutCommand:

@@ -24,4 +24,7 @@ class DeployerSettings(ServiceSettings):
     runtime: str = Field("kserve-onnx", description="Runtime of live model servers.")
     load_timeout_s: float = Field(60.0, description="Longest start of a live model server, in seconds.")
     tick_s: float = Field(0.25, description="How often time enters the decisions, in seconds.")
+    decided_within_s: float = Field(
+        8.0, gt=0, description="How long a command waits for its decision, in seconds; clients wait 10 s by default."
+    )
     lease_s: float = Field(60.0, description="How long a proxy that has gone counts as missing, in seconds.")

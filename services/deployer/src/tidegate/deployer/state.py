@@ -85,7 +85,8 @@ class KnownVersion:
     """A registered version: what a server needs to serve it, and whether it is blessed.
 
     ``approval`` is the role whose consent its policy wanted when it was blessed; empty = none. ``policy_digest`` names
-    that policy among those that the state keeps; empty = blessed by a release that kept none, or not blessed.
+    that policy among those that the state keeps; empty = blessed by a release that kept none, or not blessed. A retired
+    version never serves; ``held_line`` says that it was a MAJOR line of its own when it was retired.
     """
 
     number: Number
@@ -97,6 +98,8 @@ class KnownVersion:
     approved: bool = False
     approval: str = ""
     policy_digest: str = ""
+    retired: bool = False
+    held_line: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,6 +221,14 @@ class Rollout:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Retired:
+    """What a model that was taken out of service comes back with."""
+
+    stable: Number | None
+    retained: tuple[Number, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelState:
     """Everything that decisions about one model are made from."""
 
@@ -235,6 +246,7 @@ class ModelState:
     rollout_ids: tuple[str, ...] = ()
     request_ids: tuple[str, ...] = ()
     policies: tuple[KeptPolicy, ...] = ()
+    retired: Retired | None = None
 
     def version(self, number: Number) -> KnownVersion | None:
         """Return a known version, or None."""
@@ -276,6 +288,23 @@ class StepRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RetirementRecord:
+    """One RetirementChanged to publish; ``number`` None = the whole model."""
+
+    number: Number | None
+    is_retired: bool
+    sequence: int
+    route_epoch: int
+    route_revision: int
+    actor: str
+    reason: str
+    cause: str
+    time_s: float
+    rollout_id: str
+    request_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
     """What follows from an event: the state to keep, the steps to publish, whether the route is a new one, and why.
 
@@ -287,3 +316,4 @@ class Decision:
     route_changed: bool = False
     reason: str = ""
     code: str = ""
+    retirement: RetirementRecord | None = None

@@ -24,6 +24,7 @@ EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 3
 EXIT_NOT_FOUND: Final = 4
 EXIT_NOT_ALLOWED: Final = 5
+EXIT_UNDECIDED: Final = 6
 UNAVAILABLE_HINT: Final = "see `tidegate status`; `tidegate up` starts the embedded stack"
 
 # First match wins: subclasses stand before their bases.
@@ -39,6 +40,9 @@ _EXIT_CODES: Final = (
 
 def exit_code(error: TidegateError) -> int:
     """Return the exit code that ``error`` ends the command with."""
+    if error.code in {"COMMAND_UNDECIDED", "COMMAND_DECIDED_BEFORE"}:
+        # It may have its effect, or has had it: no failure, and no success.
+        return EXIT_UNDECIDED
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), EXIT_FAILED)
 
 

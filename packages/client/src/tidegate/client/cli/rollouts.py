@@ -132,7 +132,7 @@ def rollback(
         write_json(as_dict(response))
     else:
         console().print(f"decided: {model} goes back to {format_version(response.version)}", markup=False)
-        _write_decision(response.rollout)
+        write_decision(response.rollout)
 
 
 def _decided(rollout: Rollout, verb: str, *, json: bool) -> None:
@@ -140,10 +140,11 @@ def _decided(rollout: Rollout, verb: str, *, json: bool) -> None:
         write_json(as_dict(rollout))
     else:
         console().print(f"decided: {verb} {rollout.rollout_id}", markup=False)
-        _write_decision(rollout)
+        write_decision(rollout)
 
 
-def _write_decision(rollout: Rollout) -> None:
+def write_decision(rollout: Rollout) -> None:
+    """Write where a command has left a rollout."""
     step = rollout.last_step
     console().print(f"{phase_name(step.phase)}: {traffic_line(step)}", markup=False)
     console().print(step.reason, markup=False, style="dim")

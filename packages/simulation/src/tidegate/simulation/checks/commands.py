@@ -9,6 +9,7 @@ from tidegate.deployer import events as core
 from tidegate.deployer.events import CommandGiven, Verb
 from tidegate.deployer.state import Decision, ModelState, Number, Phase, Rollout
 from tidegate.simulation.checks.facts import Decided, Facts
+from tidegate.simulation.checks.retirement import check_retirement
 from tidegate.simulation.invariants import Invariant
 from tidegate.simulation.world import Broken
 
@@ -41,6 +42,7 @@ class CommandChecks:
             return
         self._heard.add((one.model, event.request_id))
         rollout = one.before.rollout
+        check_retirement(one, event)
         if rollout is None:
             self._check_opens(one, event)
         else:
@@ -66,8 +68,12 @@ class CommandChecks:
         known = None if number is None else state.version(number)
         if known is None or not known.blessed or known.number == state.stable:
             return None
+        if known.retired or state.retired is not None:
+            return None
         if event.verb is Verb.START:
             return None if self._facts.policies[state.model].mode == "observe" else known.number
+        if known.number in state.breached:
+            return None
         return None if known.approval and not known.approved else known.number
 
 

@@ -55,8 +55,8 @@ class StepChecks:
 
     def _begin(self, one: Decided, rollout: Rollout) -> Life:
         verb = one.event.verb if isinstance(one.event, core.CommandGiven) and one.before.rollout is None else None
-        asked = verb in {core.Verb.START, core.Verb.ROLLBACK}
-        is_switch = verb is core.Verb.ROLLBACK
+        asked = verb in {core.Verb.START, core.Verb.ROLLBACK, core.Verb.RESTORE}
+        is_switch = verb in {core.Verb.ROLLBACK, core.Verb.RESTORE}
         policy = self._facts.policies[one.model]
         life = Life(
             model=one.model,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from tidegate.deployer import candidates, commands, progress, rollout, routes, waiting
-from tidegate.deployer.state import Arm, Decision, ModelState, Phase, Role
+from tidegate.deployer import candidates, commands, progress, retirement, rollout, routes, waiting
+from tidegate.deployer.state import Arm, Decision, ModelState, Phase, Retired, Role
 from tidegate.deployer.strategies import canary
 from tidegate.simulation.invariants import Invariant
 from tidegate.simulation.mutants.mutant import Mutant, Patch
@@ -189,6 +189,14 @@ def _full_host_ends_it() -> list[Patch]:
     return [(waiting, "changed", changed)]
 
 
+def _retired_model_serves_on() -> list[Patch]:
+    def retire_model(state: ModelState, event: Any) -> Decision:
+        kept = replace(state, retired=Retired(stable=state.stable, retained=state.retained))
+        return retirement._told(Decision(state=kept), event, "retired")  # noqa: SLF001
+
+    return [(retirement, "_retire_model", retire_model)]
+
+
 MUTANTS: Final = (
     Mutant(
         name="rollback-forgets-the-weight",
@@ -279,6 +287,12 @@ MUTANTS: Final = (
         promise="a rollout waits for a free server",
         patches=_full_host_ends_it,
         found_by=(Invariant.WAITING_IS_NO_END,),
+    ),
+    Mutant(
+        name="retired-model-serves-on",
+        promise="what is retired gets no request",
+        patches=_retired_model_serves_on,
+        found_by=(Invariant.RETIRED_GETS_NOTHING,),
     ),
     Mutant(
         name="bake-time-ignored",
