@@ -12,11 +12,16 @@ COMPOSE_TEST_ARGS ?=
 SOURCES := packages services tests tools examples bench
 BREAKING_BASE := proto/baseline.binpb
 PYTEST_ARGS ?=
+# So many tests run at once: most of their time they wait for processes and events.
+TEST_WORKERS ?= 4
+SIDE_BY_SIDE := --numprocesses=$(TEST_WORKERS)
 BENCH_ARGS ?=
 
 export UV_PROJECT_ENVIRONMENT := .venv
 # The interpreter that is here is the one that is used; nothing is fetched for it.
 export UV_PYTHON_DOWNLOADS := never
+# Hundreds of Python processes start here: without bytecode each would compile all that it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 ##@ The two commands
 .PHONY: demo test
@@ -25,12 +30,15 @@ demo: setup ## Set up, start the real stack, deliver one model, roll one back, b
 
 test: setup ## Set up and run every test, with branch coverage.
 	$(RUN)coverage erase
-	$(RUN)pytest --cov --cov-branch --cov-report=term $(PYTEST_ARGS) tests
+	$(RUN)pytest $(SIDE_BY_SIDE) --cov --cov-branch --cov-report=term $(PYTEST_ARGS) tests
 
 ##@ Parts of the tests
-.PHONY: test-unit test-contract test-simulation test-integration test-e2e test-chaos
+.PHONY: test-more test-unit test-contract test-simulation test-integration test-e2e test-chaos
 test-unit test-contract test-simulation test-integration test-e2e test-chaos: test-%: setup ## Run one tier of the tests.
 	$(RUN)pytest $(PYTEST_ARGS) tests/$*
+
+test-more: setup ## Repeat what tests by chance show: 1000 seeds and examples instead of a hundred (about half an hour).
+	TIDEGATE_TEST_MORE=1 $(RUN)pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS) tests/unit tests/contract tests/simulation
 
 ##@ Benchmarks
 .PHONY: bench

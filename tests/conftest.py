@@ -5,7 +5,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import more
 import parts
 import pytest
 
@@ -15,13 +17,46 @@ TIERS = ("unit", "contract", "simulation", "integration", "e2e", "chaos")
 TESTS_DIR = Path(__file__).parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the marker of its folder."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Say how properties are tried; keep this worker, if it is one of several, to its own ports."""
+    more.set_up_hypothesis()
+    if hasattr(config, "workerinput"):
+        import workers
+
+        workers.keep_to_own_ports(config.workerinput["workerid"])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test the marker of its folder, and, where several workers run them, its place among them."""
     for item in items:
         if item.path.is_relative_to(TESTS_DIR):
             tier = item.path.relative_to(TESTS_DIR).parts[0]
             if tier in TIERS:
                 item.add_marker(tier)
+    if hasattr(config, "workerinput"):
+        import workers
+
+        items[:] = workers.arranged(items, TESTS_DIR)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Say which tests run on one worker."""
+    from workers import Groups
+
+    return Groups(config, log)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Have a worker hand over what its tests ran on."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["places"] = parts.places
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker's tests ran on."""
+    parts.places.update(getattr(node, "workeroutput", {}).get("places", {}))
 
 
 def pytest_report_header() -> str:

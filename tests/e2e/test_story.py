@@ -84,6 +84,7 @@ def test_the_story(world, flights):
             "acknowledged rollback",
             lambda event: (
                 isinstance(event.message, pb.RouteApplied)
+                and event.subject == MODEL
                 and event.message.complete
                 and event.message.revision >= rolled_back.route_revision
             ),

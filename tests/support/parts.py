@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.core.settings import ObjectStoreSettings
+from tidegate.stack import ports
 from tidegate.stack.child import running
 from tidegate.stack.kafka import broker_properties
 from tidegate.stack.object_store import Credentials, ensure_credentials, prepare_object_store
-from tidegate.stack.ports import free_ports
 from tidegate.stack.readiness import answers, kafka_ready, object_store_ready
 
 VARIABLE = "TIDEGATE_TEST_PARTS"
@@ -131,7 +131,7 @@ def container_broker_settings(host_port: int) -> dict[str, str]:
 @contextmanager
 def kafka_container(name: str) -> Iterator[str]:
     """Run a broker with the embedded stack's own settings; yield ``host:port``."""
-    (host_port,) = free_ports(1)
+    (host_port,) = ports.free_ports(1)
     settings = container_broker_settings(host_port)
     variables = {"KAFKA_" + key.upper().replace(".", "_"): value for key, value in settings.items()}
     bootstrap = f"127.0.0.1:{host_port}"
@@ -149,7 +149,7 @@ def kafka_container(name: str) -> Iterator[str]:
 @contextmanager
 def minio_container(name: str) -> Iterator[ObjectStoreSettings]:
     """Run MinIO; yield where it is and its keys."""
-    (host_port,) = free_ports(1)
+    (host_port,) = ports.free_ports(1)
     keys = Credentials(access_key="tidegate-test", secret_key="tidegate-test-secret")
     settings = store_at(host_port, keys)
     with container(
@@ -166,7 +166,7 @@ def minio_container(name: str) -> Iterator[ObjectStoreSettings]:
 @contextmanager
 def postgres_container(name: str) -> Iterator[str]:
     """Run PostgreSQL; yield the URL of its first database."""
-    (host_port,) = free_ports(1)
+    (host_port,) = ports.free_ports(1)
     url = f"postgresql+psycopg://postgres:postgres@127.0.0.1:{host_port}/postgres"
     with container(
         name,
@@ -188,7 +188,7 @@ def store_at(port: int, keys: Credentials) -> ObjectStoreSettings:
 def embedded_object_store(folder: Path) -> Iterator[ObjectStoreSettings]:
     """Run the embedded stack's S3 gateway with its data in ``folder``."""
 
-    (port,) = free_ports(1)
+    (port,) = ports.free_ports(1)
     keys = ensure_credentials(folder / "credentials.json")
     program = prepare_object_store(folder, port=port, credentials=keys)
     endpoint = f"127.0.0.1:{port}"

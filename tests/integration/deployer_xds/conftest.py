@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from tidegate.contracts.names import parse_version
 from tidegate.core.clock import utc_now
 from tidegate.deployer.xds import ProxyFleet
 from tidegate.deployer.xds.tuning import GatewayTuning
+from tidegate.stack.ports import free_ports
 from tidegate.v1.rollout_events_pb2 import ArmRole, RouteArm, RouteLine, RouteTable
 
 DEADLINE_S = 30.0
@@ -117,9 +117,7 @@ class World:
         self.xds = None
         self.revision = 0
         self.proxies = {}
-        with socket.socket() as held:
-            held.bind(("127.0.0.1", 0))
-            self.port = held.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.xds_port = 0
 
     async def start(self):

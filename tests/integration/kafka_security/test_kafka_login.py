@@ -74,6 +74,17 @@ async def _start(service: str, environment: dict[str, str], log) -> asyncio.subp
         )
 
 
+async def _end(process: asyncio.subprocess.Process, log) -> None:
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        pytest.fail(f"it does not end when told to: {log.read_text()[-4000:]}")
+
+
 async def test_service_with_a_wrong_password_ends_and_says_so(service_environment, tmp_path):
     log = tmp_path / "monitor.log"
     wrong = service_environment("monitor") | {"TIDEGATE_KAFKA_PASSWORD": "wrong"}
@@ -110,6 +121,4 @@ async def test_service_runs_with_its_own_user(service, service_environment, stor
         pytest.fail(f"{service} does not serve: {log.read_text()[-4000:]}")
     finally:
         for one in filter(None, (process, host)):
-            if one.returncode is None:
-                one.send_signal(signal.SIGTERM)
-            await one.wait()
+            await _end(one, log)

@@ -28,6 +28,7 @@ from tidegate.core.bus import EventProducer
 from tidegate.core.clock import utc_now
 from tidegate.core.settings import KafkaSettings
 from tidegate.monitor.judges.replay import replay
+from tidegate.stack.ports import free_ports
 from tidegate.v1 import policy_pb2
 from tidegate.v1.monitoring_events_pb2 import (
     EVIDENCE_KIND_ABSOLUTE,
@@ -72,14 +73,6 @@ def environment(kafka: KafkaSettings, port: int) -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def until(is_met: Callable[[], Any], what: str) -> Any:
     """Wait until ``is_met`` gives something true, and return it."""
     end = asyncio.get_running_loop().time() + DEADLINE_S
@@ -101,7 +94,7 @@ async def is_serving(port: int) -> bool:
 
 @asynccontextmanager
 async def running_monitor(kafka: KafkaSettings, log: Path) -> AsyncIterator[Monitor]:
-    port = free_port()
+    (port,) = free_ports(1)
     with log.open("ab") as out:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tidegate.monitor", env=environment(kafka, port), stderr=out

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from more import repeats
 
 from tidegate.deployer import wire
 from tidegate.deployer.rollout import decide
@@ -64,7 +65,9 @@ def check_again(script):
 
 
 @settings(
-    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    deadline=None,
+    max_examples=repeats(100, many=1000),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(lines=st.lists(LINES, max_size=60))
 def test_any_history_decided_again_is_the_same(script, lines):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from more import repeats
 
 from tidegate.deployer.xds.ordering import (
     ClusterPush,
@@ -227,5 +228,5 @@ class ProxyInABox(RuleBasedStateMachine):
         assert needed <= set(self.clusters)
 
 
-ProxyInABox.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+ProxyInABox.TestCase.settings = settings(max_examples=repeats(100, many=1000), stateful_step_count=40, deadline=None)
 TestProxyInABox = ProxyInABox.TestCase

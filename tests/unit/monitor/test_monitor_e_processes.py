@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from more import repeats
 from numpy.typing import NDArray
 
 from tidegate.monitor.judges import absolute, betting, latency, noninferiority, two_sample
@@ -174,7 +175,7 @@ def test_healthy_candidate_is_rolled_back_at_most_alpha_often(
     p_b: float | Callable[[int], float],
     weight: float | Callable[[int], float],
 ) -> None:
-    runs = 400
+    runs = repeats(100, many=400)
     crossed = crossings(
         two_sample.increments,
         two_sample.LOG_WEIGHTS,
@@ -239,7 +240,7 @@ def test_moving_wealth_creates_none() -> None:
 
 
 def test_inferior_candidate_is_promoted_at_most_alpha_often() -> None:
-    runs = 300
+    runs = repeats(100, many=300)
     crossed = crossings(
         noninferiority.increments,
         noninferiority.LOG_WEIGHTS,
@@ -308,8 +309,9 @@ def latency_run(
 @pytest.mark.parametrize("factor", [1.0, 1.2])
 def test_candidate_within_the_ratio_is_not_slow_also_when_both_get_slower(factor: float, drift: float) -> None:
     random = np.random.default_rng(7)
-    values = [latency_run(random, candidate_factor=factor, seconds=60, drift=drift).log_e_value() for _ in range(60)]
-    assert sum(value >= math.log(1 / ALPHA) for value in values) <= allowed(60)
+    runs = repeats(20, many=60)
+    values = [latency_run(random, candidate_factor=factor, seconds=60, drift=drift).log_e_value() for _ in range(runs)]
+    assert sum(value >= math.log(1 / ALPHA) for value in values) <= allowed(runs)
 
 
 def test_twice_as_slow_candidate_is_found() -> None:
@@ -326,8 +328,9 @@ def test_one_stall_is_one_piece_of_evidence_whatever_its_requests() -> None:
 
 def test_stalls_that_hit_both_arms_alike_roll_nothing_back() -> None:
     random = np.random.default_rng(11)
+    runs = repeats(20, many=60)
     crossed = 0
-    for _ in range(60):
+    for _ in range(runs):
         state = latency.Latency(levels=latency.watched_levels(0.99))
         highest = 0.0
         for _ in range(240):
@@ -342,7 +345,7 @@ def test_stalls_that_hit_both_arms_alike_roll_nothing_back() -> None:
             state = latency.observe(latency.update(state, blocks), latency.to_histogram(fast))
             highest = max(highest, state.log_e_value())
         crossed += highest >= math.log(1 / ALPHA)
-    assert crossed <= allowed(60)
+    assert crossed <= allowed(runs)
 
 
 # One request an arm stands for a block whose requests are all slow together, or none.

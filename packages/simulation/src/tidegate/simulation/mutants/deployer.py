@@ -203,6 +203,7 @@ MUTANTS: Final = (
         promise="a breach sends all traffic back",
         patches=_rollback_forgets_the_weight,
         found_by=(Invariant.NO_MORE_AFTER_A_BREACH, Invariant.BREACH_SENDS_BACK),
+        seed=4,
     ),
     Mutant(
         name="breach-ignored-after-promotion",
@@ -255,6 +256,7 @@ MUTANTS: Final = (
         promise="silence is not no traffic",
         patches=lambda: [(rollout, "_without_monitor", lambda _state, _event: None)],
         found_by=(Invariant.SILENCE_IS_NOT_NO_TRAFFIC,),
+        seed=5,
     ),
     Mutant(
         name="held-for-ever",
@@ -299,13 +301,14 @@ MUTANTS: Final = (
         promise="each step is baked",
         patches=_bake_time_ignored,
         found_by=(Invariant.STEPS_ARE_BAKED,),
+        seed=3,
     ),
     Mutant(
         name="step-before-acknowledgement",
         promise="each step waits for the proxies",
         patches=_step_before_acknowledgement,
         found_by=(Invariant.STEPS_WAIT_FOR_PROXIES,),
-        seed=23,
+        seed=67,
     ),
     Mutant(
         name="takeover-keeps-the-epoch",
@@ -331,6 +334,7 @@ MUTANTS: Final = (
         promise="an acknowledged command has its effect",
         patches=_pause_does_nothing,
         found_by=(Invariant.COMMANDS_WORK,),
+        seed=4,
     ),
     Mutant(
         name="command-applied-twice",

@@ -70,6 +70,7 @@ MUTANTS: Final = (
         promise="only blessed versions are delivered",
         patches=_failures_do_not_count,
         found_by=(Invariant.ONLY_BLESSED_VERSIONS,),
+        seed=2,
     ),
     Mutant(
         name="outbox-row-lost",
@@ -114,14 +115,14 @@ MUTANTS: Final = (
         promise="only what is committed has an effect",
         patches=_habit("acts_on_committed"),
         found_by=(Invariant.ONLY_THE_COMMITTED_HAS_AN_EFFECT,),
-        seed=17,
+        seed=8,
     ),
     Mutant(
         name="zombie-acts",
         promise="who can't prove its ownership does nothing",
         patches=_habit("proves_ownership"),
         found_by=(Invariant.ONLY_THE_COMMITTED_HAS_AN_EFFECT,),
-        seed=69,
+        seed=141,
     ),
     Mutant(
         name="leases-forgotten",
