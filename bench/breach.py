@@ -28,8 +28,9 @@ from tidegate.core.clock import utc_now
 from tidegate.core.errors import Unavailable
 from tidegate.stack import record
 from tidegate.stack.child import running
-from tidegate.stack.gateway import bootstrap
+from tidegate.stack.gateway import TOKEN_VARIABLE, bootstrap
 from tidegate.stack.readiness import socket_answers
+from tidegate.stack.tokens import GATEWAY
 from tidegate.v1 import rollout_events_pb2 as pb
 from tidegate.v1.monitoring_events_pb2 import EVIDENCE_KIND_CONCURRENT, MetricBreach
 
@@ -205,7 +206,10 @@ def more_proxies(world: World, count: int) -> Iterator[None]:
             admin = world.folder / f"admin-{number}.sock"
             config = bootstrap(deployer_port=ports.deployer, monitor_port=ports.monitor, admin_socket=admin)
             config["node"]["id"] = f"gateway-{number}"
-            made = envoys.program(f"gateway-{number}", config, world.folder)
+            made = replace(
+                envoys.program(f"gateway-{number}", config, world.folder),
+                environment={TOKEN_VARIABLE: (world.stack.layout.tokens / GATEWAY).read_text().strip()},
+            )
             log = world.folder / f"{made.name}.log"
             stack.enter_context(running(made, log=log, is_ready=partial(socket_answers, admin)))
         yield

@@ -22,7 +22,7 @@ from tidegate.contracts.names import parse_version
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Unavailable
 from tidegate.core.grpc_server import GrpcServer
-from tidegate.core.settings import KafkaSettings
+from tidegate.core.settings import AccessSettings, KafkaSettings
 from tidegate.deployer.xds import ProxyFleet
 from tidegate.deployer.xds.resources import gateway_resources
 from tidegate.deployer.xds.tuning import WEIGHT_TOTAL, GatewayAddress, GatewayTuning
@@ -107,12 +107,16 @@ async def full_route(sockets: Mapping[str, Path], monitor_port: int, folder: Pat
     (port,) = free_ports(1)
     applied: asyncio.Queue[RouteApplied] = asyncio.Queue()
     fleet = ProxyFleet(LOOPBACK, port, on_applied=applied.put_nowait)
-    server = GrpcServer(service_names=[])
+    server = GrpcServer(service_names=[], access=AccessSettings(insecure=True))
     fleet.add_to_server(server.server)
     xds_port = await server.start(LOOPBACK, 0)
     fleet.apply(canary_table(sockets), decided_time=utc_now())
     made = prepare_gateway(
-        folder / "gateway", deployer_port=xds_port, monitor_port=monitor_port, admin_socket=folder / "admin.sock"
+        folder / "gateway",
+        deployer_port=xds_port,
+        monitor_port=monitor_port,
+        admin_socket=folder / "admin.sock",
+        token="",
     )
     context = envoys.serving(made, port, folder)
     child = await asyncio.to_thread(context.__enter__)

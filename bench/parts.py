@@ -42,6 +42,7 @@ def monitor(kafka: KafkaSettings, folder: Path) -> Iterator[tuple[Child, int]]:
         directory=folder,
         environment={
             "TIDEGATE_KAFKA_BOOTSTRAP": kafka.bootstrap,
+            "TIDEGATE_INSECURE": "true",
             "TIDEGATE_MONITOR_HOST": LOOPBACK,
             "TIDEGATE_MONITOR_PORT": str(port),
             "TIDEGATE_MONITOR_DATA_DIR": str(folder),

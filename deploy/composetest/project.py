@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from composetest.engine import CommandError, Engine, run
 from composetest.images import Image, compose_binary
 from tidegate.client.settings import ClientSettings
-from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
+from tidegate.core.settings import CallerSettings, KafkaSettings, ObjectStoreSettings
 from tidegate.stack.ports import free_ports
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -124,6 +124,7 @@ class Project:
                 access_key=SecretStr(of["S3_ACCESS_KEY"]),
                 secret_key=SecretStr(of["S3_SECRET_KEY"]),
             ),
+            caller=CallerSettings(token=SecretStr(of["ADMIN_TOKEN"])),
             registry_address=f"127.0.0.1:{of['REGISTRY_PORT']}",
             deployer_address=f"127.0.0.1:{of['DEPLOYER_PORT']}",
             gateway_url=f"http://127.0.0.1:{of['GATEWAY_PORT']}",

@@ -18,7 +18,7 @@ CONTRACT = {
     "policies": {"PolicyApplied"},
     "validation": {"ValidationPassed", "ValidationFailed", "ModelBlessed"},
     "commands": {"RolloutCommand"},
-    "rollouts": {"RolloutStep", "RouteApplied"},
+    "rollouts": {"RolloutStep", "RouteApplied", "RetirementChanged"},
     "rollout-state": {"RolloutState"},
     "routes": {"RouteTable"},
     "predictions": {"PredictionBatch"},

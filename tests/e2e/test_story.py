@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 
+import onnx
 import pytest
 from kafka import KafkaProducer
 
@@ -32,6 +34,17 @@ guards:
   items:
     - {metric: error_rate, margin: 0.05, floor: 0.2}
     - {metric: latency_ms, quantile: 0.9, ratio: 20, ceiling: 5000}
+"""
+
+SWITCH = """
+model: flight-delay
+registration: {required: [owner, description, metrics]}
+rollout:
+  on_pipeline: {strategy: blue_green}
+  settle_s: 120
+guards:
+  items:
+    - {metric: client_errors, margin: 0}
 """
 
 
@@ -91,6 +104,28 @@ def test_the_story(world, flights):
 def test_steps_are_in_order_without_gaps(world):
     sequences = [step.sequence for step in world.log.of_type("RolloutStep", MODEL)]
     assert sequences == list(range(1, len(sequences) + 1))
+
+
+def test_a_version_that_refuses_callers_after_a_switch_at_once_is_rolled_back(world, flights):
+    # Given a policy that switches at once and watches for nothing but client errors
+    world.policy(SWITCH)
+    trained = train_aircraft_table(flights)
+    content = onnx.load_model_from_string(trained.onnx)
+    content.doc_string = "the same again, as another file"
+    with world.live_traffic() as traffic:
+        deadline = time.monotonic() + 60
+        while traffic.report().requests < 500:
+            assert time.monotonic() < deadline, "there is no traffic"
+            time.sleep(0.1)
+        # When a version gets all traffic, and answers some of it with 400
+        version = world.publishes(replace(trained, onnx=content.SerializeToString(deterministic=True)))
+        world.reaches(version, pb.PHASE_SETTLING)
+        # Then the jump of client errors is a breach, and the version before is back
+        breach = world.breach(version)
+        assert breach.guard == "client_errors"
+        assert breach.evidence.candidate_estimate > 0.05 > breach.evidence.stable_estimate
+        world.reaches(version, pb.PHASE_ROLLED_BACK)
+    assert world.stable() == "1.1.0"
 
 
 def test_rubbish_goes_aside_and_the_stream_goes_on(world, flights):

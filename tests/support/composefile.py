@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -22,7 +23,7 @@ def compose_file() -> dict[str, Any]:
         [sys.executable, str(ROOT / "deploy" / "new_env.py"), "-"], capture_output=True, text=True, check=True
     )
     lines = (line for line in fresh.stdout.splitlines() if line and not line.startswith("#"))
-    variables = dict(line.split("=", 1) for line in lines)
+    variables = dict(word.split("=", 1) for line in lines for word in shlex.split(line))
     compose = Path(sysconfig.get_path("scripts")) / "docker-compose"
     shown = subprocess.run(
         [compose, "--file", ROOT / "docker-compose.yml", "--env-file", os.devnull, "config", "--format", "json"],

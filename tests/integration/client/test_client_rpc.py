@@ -13,7 +13,7 @@ from tidegate.client import ClientSettings, TidegateClient
 from tidegate.client.cli import app
 from tidegate.core.errors import Conflict, FailedPrecondition, InvalidInput, NotFound, TidegateError, Unavailable
 from tidegate.core.grpc_server import GrpcServer
-from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
+from tidegate.core.settings import AccessSettings, KafkaSettings, ObjectStoreSettings
 from tidegate.v1 import registry_service_pb2 as api
 from tidegate.v1.events_pb2 import ModelRegistered
 from tidegate.v1.registry_service_pb2_grpc import RegistryServiceServicer, add_RegistryServiceServicer_to_server
@@ -47,7 +47,7 @@ def address() -> Iterator[str]:
     thread.start()
 
     async def start() -> GrpcServer:
-        server = GrpcServer(service_names=["tidegate.v1.RegistryService"])
+        server = GrpcServer(service_names=["tidegate.v1.RegistryService"], access=AccessSettings(insecure=True))
         add_RegistryServiceServicer_to_server(Servicer(), server.server)
         await server.start("127.0.0.1", 0)
         return server

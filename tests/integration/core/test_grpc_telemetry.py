@@ -17,9 +17,10 @@ from opentelemetry.trace import SpanKind, format_trace_id
 from prometheus_client import REGISTRY
 
 from tidegate.core import tracing
+from tidegate.core.channels import open_aio_channel
 from tidegate.core.errors import NotFound
 from tidegate.core.grpc_server import GrpcServer
-from tidegate.core.interceptors import traced_channel
+from tidegate.core.settings import AccessSettings, CallerSettings
 from tidegate.v1 import rollout_service_pb2 as api
 from tidegate.v1 import rollout_service_pb2_grpc as rpc
 
@@ -72,7 +73,7 @@ async def until(holds) -> None:
 
 @pytest.fixture
 async def site():
-    server, servicer = GrpcServer(service_names=[SERVICE]), Servicer()
+    server, servicer = GrpcServer(service_names=[SERVICE], access=AccessSettings(insecure=True)), Servicer()
     rpc.add_RolloutServiceServicer_to_server(servicer, server.server)
     port = await server.start("127.0.0.1", 0)
     address = f"127.0.0.1:{port}"
@@ -148,7 +149,7 @@ def spans(monkeypatch):
 
 async def test_calls_within_a_span_are_answered_within_its_trace(site, spans):
     _, _, _, address = site
-    async with traced_channel(address) as traced:
+    async with open_aio_channel(address, CallerSettings()) as traced:
         stub = rpc.RolloutServiceStub(traced)
         with tracing.serving("test.Caller/Call", ""):
             caller = tracing.current_traceparent()

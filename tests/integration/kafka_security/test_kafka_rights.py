@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from tidegate.contracts.codec import Record
 from tidegate.contracts.principals import DEPLOYER_PRINCIPAL, PRINCIPALS, grants
-from tidegate.contracts.topics import PRIVATE_TOPICS, ROUTES, TOPICS
+from tidegate.contracts.topics import PRIVATE_TOPICS, REGISTRY, ROUTES, TOPICS
 from tidegate.core.bus import EventProducer, create_topics
 from tidegate.core.errors import Refused
 from tidegate.core.kafka_access import client_options
@@ -64,6 +67,31 @@ async def test_each_principal_reads_what_the_table_says_and_no_other(secured_bro
         finally:
             await consumer.stop()
     assert read == {topic.name for topic in principal.reads}
+
+
+async def test_producers_read_their_answers_as_the_guide_says_without_a_group(secured_broker):
+    settings = secured_broker.user("producers")
+    topic = REGISTRY.full_name(settings.topic_prefix)
+    async with EventProducer(secured_broker.user("registry"), client_id="test") as producer:
+        await producer.publish_record(topic, RECORD)
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.bootstrap,
+            "security.protocol": settings.security_protocol,
+            "sasl.mechanism": settings.sasl_mechanism,
+            "sasl.username": settings.username,
+            "sasl.password": settings.password.get_secret_value(),
+            "group.id": "none",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+        }
+    )
+    partitions = consumer.list_topics(topic).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
+    # The library asks for its group's coordinator nevertheless, and tells once that it may not: the guide passes that over.
+    polled = [await asyncio.to_thread(consumer.poll, 10) for _ in range(3)]
+    await asyncio.to_thread(consumer.close)
+    assert RECORD.value in [one.value() for one in polled if one is not None and one.error() is None]
 
 
 async def test_nobody_joins_the_group_of_another(secured_broker):

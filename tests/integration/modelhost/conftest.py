@@ -162,6 +162,7 @@ class HostProcess:
     data_dir: Path
     log: Path
     process: subprocess.Popen[bytes] | None = None
+    port: int = 0
     channel: grpc.aio.Channel | None = None
     stub: Any = None
     overrides: dict[str, str] = field(default_factory=dict)
@@ -171,6 +172,7 @@ class HostProcess:
         from tidegate.stack.ports import free_ports
 
         (port,) = free_ports(1)
+        self.port = port
         self.overrides = {
             f"TIDEGATE_MODELHOST_{name.upper()}": value for name, value in overrides.items()
         } or self.overrides

@@ -43,6 +43,7 @@ from tidegate.v1.rollout_events_pb2 import (
     ARM_ROLE_STABLE,
     PHASE_PROMOTED,
     PHASE_SETTLING,
+    PHASE_STARTING,
     PHASE_STEPPING,
     Arm,
     RolloutStep,
@@ -208,8 +209,20 @@ def batched(entries: list[Any], size: int) -> Iterable[list[Any]]:
         yield entries[first : first + size]
 
 
+GUARDS = (
+    policy_pb2.Guard(metric="error_rate", margin=0.05, floor=0.05),
+    policy_pb2.Guard(metric="latency_ms", quantile=0.99, ratio=1.5, ceiling=1000),
+)
+
+
 def step(
-    rollout_id: str, *, sequence: int, revision: int = 1, phase: int = PHASE_STEPPING, share: float = 0.5
+    rollout_id: str,
+    *,
+    sequence: int,
+    revision: int = 1,
+    phase: int = PHASE_STEPPING,
+    share: float = 0.5,
+    guards: Iterable[policy_pb2.Guard] = GUARDS,
 ) -> Event:
     candidate_weight = int(share * 1_000_000)
     message = RolloutStep(
@@ -226,13 +239,7 @@ def step(
         ],
         route_epoch=1,
         route_revision=revision,
-        guards=policy_pb2.GuardPolicy(
-            alpha=0.01,
-            items=[
-                policy_pb2.Guard(metric="error_rate", margin=0.05, floor=0.05),
-                policy_pb2.Guard(metric="latency_ms", quantile=0.99, ratio=1.5, ceiling=1000),
-            ],
-        ),
+        guards=policy_pb2.GuardPolicy(alpha=0.01, items=guards),
     )
     return Event(
         message=message,
@@ -425,6 +432,63 @@ async def test_late_failure_without_stable_traffic_breaches_the_floor(
         await send(monitor.port, traffic(300, failing_share=0.5, weight=1.0))
         (breach,) = await until(lambda: findings.of(MetricBreach), "a breach")
         assert (breach.guard, breach.kind) == ("error_rate", EVIDENCE_KIND_ABSOLUTE)
+
+
+def slices(first: int, count: int, *, arm: str, revision: int, refused: int) -> list[Event]:
+    """Return batches of one second each, of 20 requests of as many units, the first ``refused`` of which got 400."""
+    found = []
+    for number in range(first, first + count):
+        columns = PredictionColumns(
+            prediction_id=[f"{number}-{place}" for place in range(20)],
+            assigned_arm=[arm] * 20,
+            served_arm=[arm] * 20,
+            attempts=[1] * 20,
+            status_code=[400] * refused + [200] * (20 - refused),
+            latency_us=[5000] * 20,
+            unit_hash=range(1, 21),
+        )
+        message = PredictionBatch(model=MODEL, node_id="g", route_epoch=1, route_revision=revision, columns=columns)
+        message.start_time.FromSeconds(1_800_000_000 + number)
+        message.end_time.FromSeconds(1_800_000_001 + number)
+        name = f"slice-{number}"
+        found.append(
+            Event(
+                message=message, id=name, source="tidegate/monitor", time=utc_now(), subject=MODEL, correlation_id=name
+            )
+        )
+    return found
+
+
+async def test_client_errors_that_jump_at_a_switch_breach_and_those_of_before_do_not(
+    bus_settings: KafkaSettings, tmp_path: Path
+) -> None:
+    monitoring = MONITORING.full_name(bus_settings.topic_prefix)
+    guards = (*GUARDS, policy_pb2.Guard(metric="client_errors", margin=0.05))
+    async with (
+        reading(bus_settings, monitoring) as findings,
+        running_monitor(bus_settings, tmp_path / "monitor.log"),
+    ):
+
+        def counted(requests: int) -> bool:
+            return any(
+                guard.candidate_count >= requests
+                for report in findings.of(MetricReport)
+                for guard in report.guards
+                if guard.guard == "error_rate"
+            )
+
+        # Four of twenty callers always send rubbish; then all traffic is switched at once.
+        await publish(bus_settings, step("r-9", sequence=1, phase=PHASE_STARTING, share=0.0, guards=guards))
+        await publish(bus_settings, *slices(0, 10, arm=STABLE, revision=1, refused=4))
+        await publish(bus_settings, step("r-9", sequence=2, revision=2, phase=PHASE_SETTLING, share=1.0, guards=guards))
+        await publish(bus_settings, *slices(10, 30, arm=CANDIDATE, revision=2, refused=4))
+        await until(lambda: counted(600), "half a minute with the noise of before")
+        assert findings.of(MetricBreach) == []
+        await publish(bus_settings, *slices(40, 120, arm=CANDIDATE, revision=2, refused=20))
+        (breach,) = await until(lambda: findings.of(MetricBreach), "a breach")
+        assert (breach.guard, breach.kind) == ("client_errors", EVIDENCE_KIND_ABSOLUTE)
+        assert replay(breach.inputs_json) == breach.evidence.e_value >= breach.evidence.threshold
+        assert breach.evidence.stable_estimate == pytest.approx(0.2)
 
 
 async def test_asked_to_stop_it_publishes_the_rest_and_ends_well(bus_settings: KafkaSettings, tmp_path: Path) -> None:

@@ -6,15 +6,17 @@ import io
 import sys
 import time
 
-import grpc
 import psutil
 import pytest
 
+from tidegate.core.channels import open_channel
 from tidegate.core.object_store import digest_of_bytes
+from tidegate.core.settings import CallerSettings
 from tidegate.stack import leftovers
 from tidegate.stack.object_store import ARTIFACT_BUCKET, ensure_credentials
 from tidegate.stack.readiness import minio_client
 from tidegate.stack.stack import Stack
+from tidegate.stack.tokens import LOCAL
 from tidegate.v1 import modelhost_service_pb2 as pb
 from tidegate.v1 import modelhost_service_pb2_grpc as pb_grpc
 from tidegate.v1.values_pb2 import Artifact, Version
@@ -50,7 +52,9 @@ def start_server(stack, ports):
     spec = pb.ServerSpec(
         server_id="m@1.0.0", model="m", version=Version(major=1), artifact=artifact, runtime="sleeper", restart=True
     )
-    with grpc.insecure_channel(f"127.0.0.1:{ports.modelhost}") as channel:
+    with open_channel(
+        f"127.0.0.1:{ports.modelhost}", CallerSettings(token_file=stack.layout.tokens / LOCAL)
+    ) as channel:
         pb_grpc.ModelHostServiceStub(channel).StartServer(pb.StartServerRequest(spec=spec), timeout=10)
     deadline = time.monotonic() + DEADLINE_S
     while not leftovers.model_servers(stack.layout):

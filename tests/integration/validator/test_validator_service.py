@@ -38,7 +38,7 @@ from tidegate.v1 import events_pb2 as pb
 from tidegate.v1 import modelhost_service_pb2 as host_pb
 from tidegate.v1 import modelhost_service_pb2_grpc as host_grpc
 from tidegate.v1.policy_pb2 import MetricThreshold, Policy, SlicePolicy
-from tidegate.v1.values_pb2 import Artifact, Metric, Signature, Tensor, Version
+from tidegate.v1.values_pb2 import Artifact, Change, Metric, Signature, Tensor, Version
 
 REPOSITORY = Path(__file__).parents[3]
 RUNTIME = REPOSITORY / "runtimes" / "kserve-onnx"
@@ -548,6 +548,101 @@ async def test_a_version_is_held_against_stable_on_the_same_data(rig: Rig) -> No
     decided = await rig.decisions(first, worse)
     assert isinstance(decided[first.id][-1].message, pb.ModelBlessed)
     assert [one.code for one in failure(decided[worse.id]).reasons] == ["METRIC_DROPPED"]
+
+
+def table_of(rows: int) -> bytes:
+    """Return a model that looks y [n, 1] up by x [n, 1] (INT64) in a table of ``rows`` rows, and refuses any other x."""
+    infos = [helper.make_tensor_value_info("x", INT64, ["n", 1])]
+    outputs = [helper.make_tensor_value_info("y", FLOAT, ["n", 1])]
+    table = helper.make_tensor("table", FLOAT, [rows], [float(row) for row in range(rows)])
+    made = helper.make_graph([helper.make_node("Gather", ["table", "x"], ["y"])], "g", infos, outputs, [table])
+    return bytes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString())
+
+
+def codes_signature(datatype: str) -> Signature:
+    return Signature(inputs=[spec("x", datatype, -1, 1)], outputs=[spec("y", "FP32", -1, 1)])
+
+
+def codes(*values: int) -> bytes:
+    return stored_table(pa.table({"x": list(values)}))
+
+
+def first(**facts: Any) -> dict[str, Any]:
+    return {"change": Change.CHANGE_FIRST, "signature": codes_signature("INT32"), **facts}
+
+
+def after(minor: int, **facts: Any) -> dict[str, Any]:
+    """Return what makes a registration one that takes over the callers of 1.``minor``.0."""
+    taken = {"change": Change.CHANGE_MINOR, "baseline": Version(major=1, minor=minor), "minor": minor + 1}
+    return {"signature": codes_signature("INT64"), **taken, **facts}
+
+
+def of_callers(message: Any) -> tuple[str, str]:
+    """Return how the check for callers came out, and the reason code of the refusal, if there is one."""
+    (check,) = (one for one in message.checks if one.suite == "callers")
+    ((_, outcome),) = outcomes([check]).items()
+    return outcome, ",".join(one.code for one in getattr(message, "reasons", []))
+
+
+async def test_a_version_is_asked_what_callers_of_its_baseline_send(rig: Rig) -> None:
+    def cast(kind: int) -> bytes:
+        return one_op(helper.make_node("Cast", ["x"], ["y"], to=FLOAT), {"x": (kind, ["n", 1])}, (FLOAT, ["n", 1]))
+
+    mine, theirs = {"sample_requests_uri": codes(0, 1)}, {"sample_requests_uri": codes(2, 3)}
+    double = TensorProto.DOUBLE
+    logarithm = one_op(helper.make_node("Log", ["x"], ["y"]), {"x": (double, ["n", 1])}, (double, ["n", 1]))
+    doubles = Signature(inputs=[spec("x", "FP64", -1, 1)], outputs=[spec("y", "FP64", -1, 1)])
+    # By model: the baseline's artifact and facts, the new version's, and what comes of it.
+    cases: dict[str, tuple[bytes, dict[str, Any], bytes, dict[str, Any], tuple[str, str]]] = {
+        # A wider type is compatible, and the shipped runtime casts.
+        "wider": (table_of(4), first(**theirs), cast(INT64), after(0, **mine), ("PASSED", "")),
+        "refuses": (table_of(4), first(**theirs), table_of(3), after(0, **mine), ("FAILED", "CALLERS_BREAK")),
+        "another-line": (
+            table_of(4),
+            first(**theirs),
+            table_of(3),
+            after(0, **mine, change=Change.CHANGE_MAJOR),
+            ("SKIPPED", ""),
+        ),
+        # Nothing recorded: what the signature allows is sent, and refused in the old form alone.
+        "narrower": (
+            cast(INT64),
+            first(),
+            cast(TensorProto.UINT8),
+            after(0, signature=codes_signature("UINT8")),
+            ("FAILED", "CALLERS_BREAK"),
+        ),
+        # Values that are made up say nothing where the new form is refused as well: log 0 is no number.
+        "made-up": (IDENTITY, first(signature=SIGNATURE), logarithm, after(0, signature=doubles), ("SKIPPED", "")),
+    }
+    for model, (data, facts, *_) in cases.items():
+        await rig.register(model, data, **facts)
+    causes = {model: await rig.register(model, data, **facts) for model, (_, _, data, facts, _) in cases.items()}
+    decided = await rig.decisions(*causes.values())
+    found = {model: of_callers(decided[cause.id][0].message) for model, cause in causes.items()}
+    assert found == {model: wanted for model, (*_, wanted) in cases.items()}
+    (reason,) = failure(decided[causes["refuses"].id]).reasons
+    assert "HTTP 400" in reason.message
+    assert "request 2 of 2 sample requests of 1.0.0" in reason.message
+    await rig.is_empty()
+
+
+async def test_callers_are_those_of_the_last_blessed_version_also_after_a_restart(rig: Rig) -> None:
+    from tidegate.stack.ports import free_ports
+
+    blessed = await rig.register("again", table_of(4), **first(sample_requests_uri=codes(2, 3)))
+    refused = await rig.register("again", GARBAGE, **after(0, sample_requests_uri=codes(0)))
+    before = await rig.decisions(blessed, refused)
+    assert isinstance(before[blessed.id][-1].message, pb.ModelBlessed)
+    assert [one.code for one in failure(before[refused.id]).reasons] == ["LOAD_FAILED"]
+    validator = rig.processes.pop()
+    validator.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(validator.wait, DEADLINE_S) == 0, rig.log("validator")
+    await rig.start("validator", free_ports(1)[0])
+    cause = await rig.register("again", table_of(3), **after(1, sample_requests_uri=codes(0)))
+    message = failure((await rig.decisions(cause))[cause.id])
+    assert of_callers(message) == ("FAILED", "CALLERS_BREAK")
+    assert "callers of 1.0.0" in message.reasons[0].message
 
 
 async def test_a_version_without_samples_is_only_loaded(rig: Rig) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import grpc
 import psutil
 
+from tidegate.core.channels import open_channel
 from tidegate.core.clock import utc_now
+from tidegate.core.settings import CallerSettings
 from tidegate.modelhost.processes import MARK_NAME
 from tidegate.stack.object_store import ensure_credentials
 from tidegate.stack.parts import parts
@@ -20,6 +21,7 @@ from tidegate.stack.ports import LOOPBACK, PortPlan
 from tidegate.stack.record import load
 from tidegate.stack.stack import Stack
 from tidegate.stack.supervisor import Supervisor
+from tidegate.stack.tokens import LOCAL
 from tidegate.v1 import modelhost_service_pb2 as host_pb
 from tidegate.v1.modelhost_service_pb2_grpc import ModelHostServiceStub
 
@@ -75,10 +77,15 @@ class Site:
 
         wait_until(is_back, f"{part} is back")
 
+    @property
+    def caller(self) -> CallerSettings:
+        """Who we are to the services."""
+        return CallerSettings(token_file=self.stack.layout.tokens / LOCAL)
+
     def servers(self, part: str = "modelhost") -> dict[str, host_pb.Server]:
         """Return the model servers of a host, by their ids."""
         port = self.ports.modelhost if part == "modelhost" else self.ports.modelhost_sandbox
-        with grpc.insecure_channel(f"{LOOPBACK}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        with open_channel(f"{LOOPBACK}:{port}", self.caller) as channel:
             listed = ModelHostServiceStub(channel).ListServers(
                 host_pb.ListServersRequest(), timeout=10, wait_for_ready=True
             )

@@ -29,6 +29,8 @@ def run(*arguments: str) -> Result:
         (InvalidInput("x"), 2),
         (Unavailable("x"), 3),
         (NotFound("x"), 4),
+        (Unavailable("x", code="COMMAND_UNDECIDED"), 6),
+        (FailedPrecondition("x", code="COMMAND_DECIDED_BEFORE"), 6),
     ],
 )
 def test_exit_codes_stay(error: TidegateError, code: int) -> None:
@@ -39,8 +41,30 @@ def test_unknown_command_is_a_usage_error() -> None:
     assert run("frobnicate").exit_code == 2
 
 
-def test_missing_argument_is_a_usage_error() -> None:
-    assert run("versions").exit_code == 2
+@pytest.mark.parametrize(
+    "arguments",
+    [("versions",), ("versions", "list"), ("versions", "retire"), ("models", "retire"), ("rollouts", "start")],
+)
+def test_missing_argument_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("models",), ("models", "--json"), ("models", "list"), ("versions", "churn"), ("versions", "list", "x")],
+)
+def test_lists_need_not_be_named(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """They get as far as looking for the stack that is not there."""
+    result = run("--stack", str(tmp_path), *arguments)
+    assert result.exit_code == 2
+    assert "stack.json" in result.stderr
+
+
+@pytest.mark.parametrize("group", ["models", "versions"])
+def test_groups_that_list_show_their_other_commands(group: str) -> None:
+    result = run(group, "--help")
+    assert result.exit_code == 0
+    assert "  retire " in result.output
 
 
 def test_every_command_of_the_contract_is_listed() -> None:
@@ -59,6 +83,13 @@ def test_every_command_of_the_contract_is_listed() -> None:
         "demo",
     ):
         assert f"  {name} " in text
+
+
+@pytest.mark.parametrize("reference", ["churn", "churn@", "@1.0.0"])
+def test_a_start_without_a_version_says_what_was_expected(reference: str) -> None:
+    result = run("rollouts", "start", reference)
+    assert result.exit_code == 2
+    assert "expected MODEL@1.2.3 or MODEL@ALIAS" in result.stderr
 
 
 def test_policy_with_a_fault_names_the_field_and_sends_nothing(tmp_path: Path) -> None:

@@ -5,11 +5,25 @@ from datetime import timedelta
 
 from tidegate.client.why import describe, explain, version_of_rollout
 from tidegate.contracts.codec import Event
-from tidegate.v1.rollout_events_pb2 import RouteApplied
+from tidegate.contracts.names import format_version
+from tidegate.v1.rollout_events_pb2 import RetirementChanged, RouteApplied
+from tidegate.v1.values_pb2 import Version
 
 
 def headlines(life: list[Event], **about: str) -> list[str]:
     return [line.headline for line in explain(life, model="churn", **about)]
+
+
+def test_a_retirement_of_the_model_is_told_of_each_of_its_versions(life: list[Event]) -> None:
+    version, others = Version(major=9), Version(major=1, minor=1, pipeline=1)
+    for retired in (
+        RetirementChanged(model="churn", retired=True, reason="kim took the model out of service", cause="because"),
+        RetirementChanged(model="churn", version=version, retired=True),
+    ):
+        life.append(replace(life[0], message=retired, time=life[-1].time))
+    told = explain(life, model="churn", version=format_version(others))
+    assert told[-1].headline == "the model churn was retired"
+    assert told[-1].details == ("kim took the model out of service", "because")
 
 
 def test_story_has_every_reason_in_order(life: list[Event]) -> None:

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from tidegate.client import evaluation_digest
 from tidegate.client.training import completed_metrics
 from tidegate.core.policy import resolve_policy, validate_policy
-from tidegate.stack.demo.data import INPUTS, Flights
+from tidegate.stack.demo.data import INPUTS, LIVE_MONTHS, SAMPLE_ROWS, Flights
 from tidegate.stack.demo.models import MODEL, OUTPUT, TrainedModel, late_rates, train_logistic_regression
 from tidegate.stack.demo.publication import demo_policy, prepare, roc_auc
 
@@ -85,6 +85,19 @@ def test_published_files_hold_what_the_contract_names(logistic: TrainedModel, tm
     assert set(parquet.read_schema(run.evaluation).names) == {*INPUTS, "label", "example_id", "score"}
     assert set(parquet.read_schema(run.sample_requests).names) == {*INPUTS, f"expected_{OUTPUT}"}
     assert set(parquet.read_schema(run.reference_data).names) == set(INPUTS)
+
+
+def test_no_recorded_request_shows_what_breaks_the_third_model(
+    flights: Flights, boosted: TrainedModel, tabled: TrainedModel, tmp_path: Path
+) -> None:
+    samples = parquet.read_table(prepare(boosted, tmp_path).sample_requests)
+    assert samples.num_rows == SAMPLE_ROWS
+    assert max(samples["aircraft"].to_pylist()) < flights.unknown_code
+    feed = {name: samples[name].to_numpy().reshape(-1, 1) for name in INPUTS}
+    told = ReferenceEvaluator(onnx.load_from_string(tabled.onnx)).run([OUTPUT], feed)[0]
+    assert told.shape == (SAMPLE_ROWS, 1)
+    live = flights.in_months(LIVE_MONTHS).inputs["aircraft"]
+    assert (live == flights.unknown_code).mean() > 0.1
 
 
 def test_policy_of_the_demo_is_valid() -> None:

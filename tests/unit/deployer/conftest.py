@@ -1,6 +1,6 @@
 """A small language for what happens to a model, one line an event; transcripts are written in it.
 
-``register V`` · ``bless V [key=value ...]`` · ``approve-version V`` · ``ready V`` · ``down V`` · ``failed V why`` ·
+``register V`` · ``bless V [key=value ...]`` · ``approve-version V`` · ``ready V`` · ``down V`` · ``failed V why`` · ``full V why`` ·
 ``ack [epoch.revision]`` · ``refuse [epoch.revision]`` · ``evidence [epoch.revision]`` · ``breach GUARD`` · ``heartbeat`` · ``wait SECONDS`` ·
 ``take-over`` · ``pause`` · ``resume`` · ``promote [full]`` · ``abort`` · ``approve`` · ``start V`` · ``rollback [V]``
 """
@@ -98,13 +98,14 @@ class Script:
                 return core.VersionBlessed(**stamp, blessed=self._blessed(number(words[0]), words[1:]))
             case "approve-version":
                 return core.VersionApproved(**stamp, number=number(words[0]))
-            case "ready" | "down" | "failed":
+            case "ready" | "down" | "failed" | "full":
                 return core.ServerChanged(
                     **stamp,
                     number=number(words[0]),
                     endpoint=f"unix:/run/{words[0]}" if verb == "ready" else "",
                     ready=verb == "ready",
-                    failure=" ".join(words[1:]),
+                    failure=" ".join(words[1:]) if verb == "failed" else "",
+                    waiting=" ".join(words[1:]) if verb == "full" else "",
                 )
             case "ack":
                 epoch, revision = self._route_of(words)

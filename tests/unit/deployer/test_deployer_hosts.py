@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grpc
 import pytest
 
 from tidegate.deployer.hosts import LiveHost
@@ -16,7 +17,7 @@ RUNNING = {
 @pytest.fixture
 async def host():
     made = LiveHost(
-        address="127.0.0.1:1",
+        channel=grpc.aio.insecure_channel("127.0.0.1:1"),
         runtime="kserve-onnx",
         load_timeout_s=1.0,
         drain_s=60.0,

@@ -285,7 +285,7 @@ class RolloutMachine(RuleBasedStateMachine):
         after = decision.state
         expected = [before.sequence + 1 + index for index in range(len(decision.steps))]
         assert [step.sequence for step in decision.steps] == expected
-        assert after.sequence == before.sequence + len(decision.steps)
+        assert after.sequence == before.sequence + len(decision.steps) + (decision.retirement is not None)
         old, new = (before.route.epoch, before.route.revision), (after.route.epoch, after.route.revision)
         changed = (before.route.lines, before.route.endpoints) != (after.route.lines, after.route.endpoints)
         assert new > old if changed else new >= old
@@ -308,6 +308,8 @@ class RolloutMachine(RuleBasedStateMachine):
                 assert arm.number.major == line.major
                 assert known is not None
                 assert known.blessed, f"{arm.number} has traffic, but no blessing"
+                assert not known.retired, f"{arm.number} has traffic, but is retired"
+                assert state.retired is None, "a retired model has traffic"
                 assert arm.number in self.ever_ready, f"{arm.number} has traffic, but was never ready"
                 assert endpoints[arm.number], f"{arm.number} has traffic, but no endpoint"
         assert {*state.route.versions(), *state.route.draining} <= {*state.wanted_servers()}
@@ -321,7 +323,7 @@ class RolloutMachine(RuleBasedStateMachine):
         assert not TERMINAL_PHASES & {*phases}, f"{rollout.rollout_id} had ended as {phases[-1]}"
         if not phases:
             assert rollout.phase is Phase.STARTING
-            asked = isinstance(event, CommandGiven) and event.verb in {Verb.START, Verb.ROLLBACK}
+            asked = isinstance(event, CommandGiven) and event.verb in {Verb.START, Verb.ROLLBACK, Verb.RESTORE}
             assert rollout.stable is None or rollout.candidate > rollout.stable or asked
         phases.append(rollout.phase)
         if rollout.phase in {Phase.STEPPING, Phase.SETTLING} and rollout.approval:

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from tidegate.contracts.access import Role
+from tidegate.core.callers import ANONYMOUS, Caller, set_current_caller
 from tidegate.core.errors import AlreadyExists, FailedPrecondition, InvalidInput, NotFound, Unavailable
+from tidegate.deployer.policies import remembered
 from tidegate.deployer.service import RolloutServicer, command_event_id
-from tidegate.deployer.state import KnownVersion, ModelState, Number
+from tidegate.deployer.state import DeliveryPolicy, KnownVersion, ModelState, Number, Strategy
 from tidegate.deployer.store import RolloutBook
 from tidegate.deployer.wire import state_message
 from tidegate.v1 import rollout_events_pb2 as pb
@@ -29,20 +32,29 @@ VERBS = {
 }
 
 
+KIM = Caller(name="kim", role=Role.OPERATOR)
+
+
 class Context:
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("x-tidegate-actor", "kim"),)
+    """What gRPC gives a servicer; nothing is asked of it."""
+
+
+@pytest.fixture(autouse=True)
+def kim_calls():
+    set_current_caller(KIM)
+    yield
+    set_current_caller(ANONYMOUS)
 
 
 class Desk:
     """A servicer whose book holds one rollout, and the commands that it published."""
 
-    def __init__(self) -> None:
+    def __init__(self, decided_within_s: float = 0.01) -> None:
         self.book = RolloutBook()
         self.commands: list[pb.RolloutCommand] = []
         self.sequence = 0
         self.decides = True
-        self.servicer = RolloutServicer(book=self.book, publish=self._publish, decided_within_s=0.01)
+        self.servicer = RolloutServicer(book=self.book, publish=self._publish, decided_within_s=decided_within_s)
 
     async def _publish(self, command: pb.RolloutCommand) -> None:
         self.commands.append(command)
@@ -180,6 +192,18 @@ async def test_the_answer_waits_until_the_next_command_is_judged_by_it() -> None
     await waiting
 
 
+async def test_a_command_is_judged_by_a_state_as_new_as_what_its_caller_has_seen(desk: Desk) -> None:
+    desk.moves(pb.PHASE_ABORTED)
+    kept = remembered(replace(STATE, versions=KNOWN, sequence=0), replace(KNOWN[1], blessed=True), POLICY)
+    desk.book.remember(state_message(kept))
+    asked = asyncio.create_task(desk.servicer.StartRollout(start(Version(major=9)), Context()))
+    await asyncio.sleep(0)
+    assert not asked.done()
+    desk.book.remember(state_message(replace(kept, sequence=desk.sequence)))
+    with pytest.raises(NotFound):
+        await asked
+
+
 async def test_two_who_ask_with_one_request_id_are_both_told(desk: Desk) -> None:
     desk.moves(pb.PHASE_STEPPING)
     desk.decides = False
@@ -187,27 +211,63 @@ async def test_two_who_ask_with_one_request_id_are_both_told(desk: Desk) -> None
     assert [getattr(one, "code", one) for one in found] == ["COMMAND_UNDECIDED"] * 2
 
 
-STATE = replace(ModelState(model="churn"), stable=Number(1, 0, 0))
+FILE = {"uri": "s3://b/k", "digest": "sha256:" + "0" * 64, "size_bytes": 1, "format": "onnx"}
+KNOWN = tuple(KnownVersion(number=Number(1, minor, 0), blessed=not minor, **FILE) for minor in (0, 1))
+CANARY = Strategy(name="canary", steps=(0.1, 1.0))
+POLICY = DeliveryPolicy(revision=1, on_first=CANARY, on_major=CANARY, on_minor=CANARY, on_pipeline=CANARY)
+STATE = replace(ModelState(model="churn", sequence=100), stable=Number(1, 0, 0))
 
 
 @pytest.mark.parametrize(
-    ("version", "why"),
+    ("version", "code", "why"),
     [
-        (Version(major=7), "7.0.0 is unknown: it was never registered"),
-        (Version(major=1, minor=1), "1.1.0 is not blessed"),
-        (Version(major=1), "1.0.0 is stable already"),
-        (Version(major=1, minor=2), "1.2.0 has breached"),
+        (Version(major=7), "VERSION_NOT_FOUND", "7.0.0 is unknown: it was never registered"),
+        (Version(major=1, minor=1), "VERSION_NOT_BLESSED", "1.1.0 is not blessed"),
+        (Version(major=1), "VERSION_STABLE", "1.0.0 is stable already"),
+        (Version(major=1, minor=2), "VERSION_BREACHED", "1.2.0 has breached"),
     ],
 )
 async def test_a_rollback_that_makes_no_sense_is_refused_with_its_reason(
-    desk: Desk, version: Version, why: str
+    desk: Desk, version: Version, code: str, why: str
 ) -> None:
     desk.moves(pb.PHASE_PROMOTED)
-    file = {"uri": "s3://b/k", "digest": "sha256:" + "0" * 64, "size_bytes": 1, "format": "onnx"}
-    known = tuple(KnownVersion(number=Number(1, minor, 0), blessed=not minor, **file) for minor in (0, 1))
-    desk.book.remember(state_message(replace(STATE, versions=known, breached=(Number(1, 2, 0),))))
+    desk.book.remember(state_message(replace(STATE, versions=KNOWN, breached=(Number(1, 2, 0),))))
     request = api.RollbackModelRequest(model="churn", version=version, request_id="r1")
-    with pytest.raises(FailedPrecondition) as caught:
+    with pytest.raises(InvalidInput) as caught:
         await desk.servicer.RollbackModel(request, Context())
-    assert (caught.value.code, desk.commands) == ("COMMAND_REFUSED", [])
+    assert (caught.value.code, desk.commands) == (code, [])
+    assert isinstance(caught.value, NotFound if code == "VERSION_NOT_FOUND" else FailedPrecondition)
     assert why in str(caught.value)
+
+
+async def test_a_version_is_started_by_its_name() -> None:
+    desk = Desk(decided_within_s=30.0)
+    kept = remembered(replace(STATE, versions=KNOWN), replace(KNOWN[1], blessed=True), POLICY)
+    desk.book.remember(state_message(kept))
+    started = asyncio.create_task(desk.servicer.StartRollout(start(Version(major=1, minor=1)), Context()))
+    while not desk.commands:
+        await asyncio.sleep(0)
+    (command,) = desk.commands
+    assert (command.verb, command.version) == (pb.RolloutCommand.VERB_START, Version(major=1, minor=1))
+    assert (command.request_id, command.actor, command.rollout_id) == ("r1", "kim", "")
+    desk.book.remember(state_message(replace(kept, request_ids=("r1",))))
+    assert (await started).rollout.last_step.reason == "decided"
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "field"),
+    [
+        (api.StartRolloutRequest(model="churn", request_id="r1"), "FIELD_MISSING", "version"),
+        (api.StartRolloutRequest(model="Churn!", request_id="r1"), "MODEL_NAME_INVALID", "model"),
+        (api.StartRolloutRequest(model="other", request_id="r1"), "MODEL_NOT_FOUND", "model"),
+    ],
+)
+async def test_a_start_that_names_nothing_is_refused(desk: Desk, request_: Any, code: str, field: str) -> None:
+    desk.book.remember(state_message(STATE))
+    with pytest.raises(InvalidInput) as caught:
+        await desk.servicer.StartRollout(request_, Context())
+    assert (caught.value.code, caught.value.field, desk.commands) == (code, field, [])
+
+
+def start(version: Version) -> api.StartRolloutRequest:
+    return api.StartRolloutRequest(model="churn", version=version, request_id="r1")

@@ -32,7 +32,11 @@ def test_bootstrap_asks_for_the_same_as_the_one_for_containers():
 
 
 def test_gateway_writes_its_bootstrap_and_runs_one_worker(tmp_path):
-    program = prepare_gateway(tmp_path, deployer_port=1, monitor_port=2, admin_socket=tmp_path / "a.sock")
+    program = prepare_gateway(
+        tmp_path, deployer_port=1, monitor_port=2, admin_socket=tmp_path / "a.sock", token="tdg_secret"
+    )
+    assert "tdg_secret" not in (tmp_path / "bootstrap.json").read_text()
+    assert program.environment == {"TIDEGATE_GATEWAY_TOKEN": "tdg_secret"}
     assert json.loads((tmp_path / "bootstrap.json").read_text())["node"]["id"] == "gateway-1"
     assert program.command[3:5] == ("--concurrency", "1")
     assert "--disable-hot-restart" in program.command

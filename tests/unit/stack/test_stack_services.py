@@ -8,19 +8,21 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
-from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
+from tidegate.core.settings import AccessSettings, CallerSettings, KafkaSettings, ObjectStoreSettings
 from tidegate.stack.environment import clean_environment
 from tidegate.stack.layout import Layout
 from tidegate.stack.object_store import Credentials
 from tidegate.stack.ports import PortPlan
 from tidegate.stack.release import RELEASE_VARIABLE
 from tidegate.stack.services import Site, service_programs
+from tidegate.stack.tokens import Tokens
 
 SITE = Site(
     layout=Layout(root=Path("/data")),
     ports=PortPlan.from_base(7400),
     credentials=Credentials(access_key="key", secret_key="secret"),
     runtimes_dir=Path("/repository/runtimes"),
+    tokens=Tokens(file=Path("/data/tokens.json"), folder=Path("/data/tokens")),
 )
 PROGRAMS = {program.name: program for program in service_programs(SITE, caller={})}
 SERVICES = ("modelhost", "registry", "monitor", "validator", "deployer")
@@ -41,6 +43,7 @@ def test_services_are_told_only_settings_that_they_have(service):
     known = {f"TIDEGATE_{service.upper()}_{name.upper()}" for name in settings_class(service).model_fields}
     known |= {f"TIDEGATE_KAFKA_{name.upper()}" for name in KafkaSettings.model_fields}
     known |= {f"TIDEGATE_S3_{name.upper()}" for name in ObjectStoreSettings.model_fields}
+    known |= {f"TIDEGATE_{name.upper()}" for each in (AccessSettings, CallerSettings) for name in each.model_fields}
     # The stack's own mark, by which an upgrade knows what runs.
     known |= {RELEASE_VARIABLE}
     told = {name for name in PROGRAMS[service].environment if name.startswith("TIDEGATE_")}

@@ -32,6 +32,12 @@ def test_each_line_is_sent_as_it_is():
     assert json.loads(found[1].request.body)["id"] == "7"
 
 
+def test_the_outputs_asked_for_are_known():
+    both, some = read_recorded(b"\n".join([line(), line(outputs=[{"name": "y"}, {"name": "state"}])]))
+    assert (both.asked, some.asked) == ((), ("y", "state"))
+    assert json.loads(some.request.body)["outputs"] == [{"name": "y"}, {"name": "state"}]
+
+
 def test_a_scalar_is_sent_as_a_list_of_one():
     (one,) = read_recorded(line(tensor("rate", "INT64", (), 16000)))
     assert json.loads(one.request.body)["inputs"][0]["data"] == [16000]
@@ -88,6 +94,18 @@ def test_an_answer_of_another_shape_is_infinitely_far(output):
         (line(tensor(shape=[1, 3])), "line 2, inputs[0].data: expected 3 values, as shape [1, 3] says"),
         (line(tensor("h", "FP16", (1,), ["a"])), "line 2, inputs[0].data: expected numbers"),
         (line(expected=[{"name": "y"}]), "line 2, expected[0].datatype: expected a text"),
+        (line(outputs={"name": "y"}), "line 2, outputs: expected a list of objects"),
+        (line(outputs=["y"]), "line 2, outputs[0].name: expected a text"),
+        (
+            line(outputs=[{"name": "z"}], expected=[tensor("y")]),
+            "line 2, expected[0].name: expected one of the outputs",
+        ),
+        (line(parameters={"binary_data_output": True}), "line 2, parameters.binary_data_output: expected false"),
+        (line(parameters=[]), "line 2, parameters: expected an object"),
+        (
+            line(outputs=[{"name": "y", "parameters": {"binary_data": True}}]),
+            "line 2, outputs[0].parameters.binary_data: expected false",
+        ),
     ],
 )
 def test_a_fault_names_its_line_and_field(bad, told):

@@ -70,6 +70,15 @@ def test_a_version_that_meets_every_demand_is_blessed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "found"), [(("y",), set()), (("y", "z"), {"ANSWER_MISSING_OUTPUT"}), ((), {"ANSWER_MISSING_OUTPUT"})]
+)
+def test_an_answer_needs_the_outputs_that_were_asked_for(asked, found):
+    demands = replace(DEMANDS, outputs=(*DEMANDS.outputs, OutputWanted(name="z", datatype="FP32", shape=(-1,))))
+    runtime = replace(GOOD_RUNTIME, answers=(Answer(outputs=(GOOD_OUTPUT,), asked=asked, latency_ms=5.0),))
+    assert codes(judged((runtime,), demands=demands)) == found
+
+
+@pytest.mark.parametrize(
     ("changes", "code"),
     [
         ({"digest": "sha256:b"}, "ARTIFACT_DIGEST_MISMATCH"),

@@ -9,8 +9,6 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
 
-import grpc
-
 from tidegate.client.events import EventReader, publish_event
 from tidegate.client.rollouts import RolloutCalls, version_of
 from tidegate.client.rpc import call
@@ -19,6 +17,7 @@ from tidegate.client.training import Receipt, TrainingRun, check_training, compl
 from tidegate.contracts.codec import Event
 from tidegate.contracts.names import parse_reference
 from tidegate.contracts.topics import REGISTRY
+from tidegate.core.channels import open_channel
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import InvalidInput, Unavailable
 from tidegate.core.object_store import ObjectStore, digest_of_file
@@ -45,7 +44,7 @@ class TidegateClient(RolloutCalls):
     def __init__(self, settings: ClientSettings | None = None) -> None:
         self.settings = settings or load_settings()
         self._channels = {
-            address: grpc.insecure_channel(address)
+            address: open_channel(address, self.settings.caller)
             for address in (self.settings.registry_address, self.settings.deployer_address)
         }
         registry: Any = RegistryServiceStub(self._channels[self.settings.registry_address])

@@ -51,6 +51,38 @@ class RolloutCalls:
         responses = stream(self._rollouts.WatchRollouts, request, address=self._deployer_address, deadline_s=timeout_s)
         return (response.rollout for response in responses)
 
+    def start_rollout(self, model: str, version: str, *, reason: str = "", request_id: str = "") -> api.Rollout:
+        """Try a version (again) by the policy that it was blessed with; return the new rollout."""
+        request = api.StartRolloutRequest(
+            model=model, version=version_of(version), request_id=request_id or new_request_id(), reason=reason
+        )
+        rollout: api.Rollout = self._ask_deployer(self._rollouts.StartRollout, request).rollout
+        return rollout
+
+    def retire_model(
+        self, model: str, *, undo: bool = False, reason: str = "", request_id: str = ""
+    ) -> api.RetireModelResponse:
+        """Take a model out of service, or (``undo``) bring it back; its artifacts stay."""
+        request = api.RetireModelRequest(
+            model=model, undo=undo, request_id=request_id or new_request_id(), reason=reason
+        )
+        response: api.RetireModelResponse = self._ask_deployer(self._rollouts.RetireModel, request)
+        return response
+
+    def retire_version(
+        self, model: str, version: str, *, undo: bool = False, reason: str = "", request_id: str = ""
+    ) -> api.RetireVersionResponse:
+        """Take a version out of service, or (``undo``) let it serve again; its artifacts stay."""
+        request = api.RetireVersionRequest(
+            model=model,
+            version=version_of(version),
+            undo=undo,
+            request_id=request_id or new_request_id(),
+            reason=reason,
+        )
+        response: api.RetireVersionResponse = self._ask_deployer(self._rollouts.RetireVersion, request)
+        return response
+
     def pause_rollout(self, rollout_id: str, *, reason: str = "", request_id: str = "") -> api.Rollout:
         """Have a rollout stay at its step; a breach still rolls it back."""
         return self._steer(self._rollouts.PauseRollout, api.PauseRolloutRequest, rollout_id, reason, request_id)

@@ -15,13 +15,16 @@ from tidegate.core.errors import (
     FailedPrecondition,
     InvalidInput,
     NotFound,
+    PermissionDenied,
     TidegateError,
+    Unauthenticated,
     Unavailable,
 )
-from tidegate.core.tracing import HEADER, current_traceparent
 
 DEADLINE_S: Final = 10.0
 _KINDS: Final[dict[grpc.StatusCode, type[TidegateError]]] = {
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
@@ -41,10 +44,8 @@ def call(method: Callable[..., R], request: Any, *, address: str, deadline_s: fl
         TidegateError: The kind that the status names; Unavailable if nobody answers at ``address``.
 
     """
-    traceparent = current_traceparent()
-    carried = {"metadata": ((HEADER, traceparent),)} if traceparent else {}
     try:
-        return method(request, timeout=deadline_s, **carried)
+        return method(request, timeout=deadline_s)
     except grpc.RpcError as error:
         raise from_rpc_error(error, address=address) from error
 

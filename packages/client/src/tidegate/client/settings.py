@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic_settings import BaseSettings
 
 from tidegate.core.errors import InvalidInput
-from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
+from tidegate.core.settings import CallerSettings, KafkaSettings, ObjectStoreSettings
 
 STACK_FILE: Final = Path(".tidegate") / "stack.json"
 STACK_VARIABLE: Final = "TIDEGATE_STACK"
@@ -30,6 +30,7 @@ class ClientSettings:
 
     kafka: KafkaSettings
     object_store: ObjectStoreSettings
+    caller: CallerSettings = field(default_factory=CallerSettings)
     registry_address: str = DEFAULT_REGISTRY_ADDRESS
     deployer_address: str = DEFAULT_DEPLOYER_ADDRESS
     gateway_url: str = DEFAULT_GATEWAY_URL
@@ -57,6 +58,7 @@ def load_settings(
     return ClientSettings(
         kafka=_from_variables(KafkaSettings, merged, "TIDEGATE_KAFKA_"),
         object_store=_from_variables(ObjectStoreSettings, merged, "TIDEGATE_S3_"),
+        caller=_from_variables(CallerSettings, merged, "TIDEGATE_"),
         registry_address=merged.get("TIDEGATE_REGISTRY_ADDRESS", DEFAULT_REGISTRY_ADDRESS),
         deployer_address=merged.get("TIDEGATE_DEPLOYER_ADDRESS", DEFAULT_DEPLOYER_ADDRESS),
         gateway_url=merged.get("TIDEGATE_GATEWAY_URL", DEFAULT_GATEWAY_URL).rstrip("/"),

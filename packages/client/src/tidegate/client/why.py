@@ -23,7 +23,14 @@ from tidegate.v1.events_pb2 import (
     VersionRejected,
 )
 from tidegate.v1.monitoring_events_pb2 import DriftDetected, EvidenceReached, MetricBreach
-from tidegate.v1.rollout_events_pb2 import Evidence, Phase, RolloutCommand, RolloutStep, RouteApplied
+from tidegate.v1.rollout_events_pb2 import (
+    Evidence,
+    Phase,
+    RetirementChanged,
+    RolloutCommand,
+    RolloutStep,
+    RouteApplied,
+)
 from tidegate.v1.values_pb2 import Change, Version
 
 _OUTCOMES: Final = {
@@ -118,7 +125,9 @@ def _about(events: Sequence[Event], *, version: str, rollout_id: str) -> list[Ev
             return named_time is not None and event.time >= named_time
         if isinstance(message, AliasMoved):
             return _is(message.version, version) or _is(message.previous_version, version)
-        return hasattr(message, "version") and _is(message.version, version)
+        # What is about the whole model is about each of its versions.
+        is_of_model = isinstance(message, RetirementChanged) and not message.HasField("version")
+        return is_of_model or (hasattr(message, "version") and _is(message.version, version))
 
     return [event for event in events if belongs(event)]
 
@@ -203,6 +212,11 @@ def _step(message: RolloutStep) -> Told:
     return f"{phase_name(message.phase)}{where}: {traffic_line(message)}", details
 
 
+def _retirement(message: RetirementChanged) -> Told:
+    what = format_version(message.version) if message.HasField("version") else f"the model {message.model}"
+    return f"{what} was {'retired' if message.retired else 'brought back'}", [message.reason, message.cause]
+
+
 def _route(message: RouteApplied) -> Told | None:
     if message.refusal:
         return f"a proxy refused route {message.epoch}/{message.revision}", [message.refusal]
@@ -241,6 +255,7 @@ _TELLERS: Final[dict[str, Callable[[Any], Told | None]]] = {
     "RolloutCommand": _command,
     "RolloutStep": _step,
     "RouteApplied": _route,
+    "RetirementChanged": _retirement,
     "EvidenceReached": _evidence,
     "MetricBreach": _breach,
     "DriftDetected": _drift,

@@ -58,7 +58,9 @@ VALIDATION: Final = Topic(
     name="validation", messages=("ValidationPassed", "ValidationFailed", "ModelBlessed"), writer="validator"
 )
 COMMANDS: Final = Topic(name="commands", messages=("RolloutCommand",), writer="deployer", retention_ms=7 * DAY_MS)
-ROLLOUTS: Final = Topic(name="rollouts", messages=("RolloutStep", "RouteApplied"), writer="deployer")
+ROLLOUTS: Final = Topic(
+    name="rollouts", messages=("RolloutStep", "RouteApplied", "RetirementChanged"), writer="deployer"
+)
 ROLLOUT_STATE: Final = Topic(name="rollout-state", messages=("RolloutState",), writer="deployer", compacted=True)
 ROUTES: Final = Topic(name="routes", messages=("RouteTable",), writer="deployer", compacted=True)
 PREDICTIONS: Final = Topic(name="predictions", messages=("PredictionBatch",), writer="monitor", retention_ms=DAY_MS)

@@ -546,7 +546,7 @@ class GuardPolicy(_message.Message):
     """False-rollback probability for the whole rollout, split over the guards (default 0.01)."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___Guard]:
-        """Guards (default: error_rate and latency_ms)."""
+        """Guards (default: error_rate, latency_ms and client_errors)."""
 
     def __init__(
         self,
@@ -580,7 +580,9 @@ class Guard(_message.Message):
     HORIZON_S_FIELD_NUMBER: _builtins.int
     ABSENT_MEANS_FIELD_NUMBER: _builtins.int
     metric: _builtins.str
-    """error_rate, latency_ms, or the name of an outcome metric."""
+    """error_rate, latency_ms, client_errors (4xx against the share before the switch, where there is no concurrent stable
+    traffic), or the name of an outcome metric.
+    """
     margin: _builtins.float
     """Greatest tolerated difference to stable (a share)."""
     floor: _builtins.float

@@ -154,6 +154,10 @@ class RolloutCommand(_message.Message):
         """Let an awaited approval pass."""
         VERB_ROLLBACK: RolloutCommand._Verb.ValueType  # 7
         """Move a model to version, or to the previous stable."""
+        VERB_RETIRE: RolloutCommand._Verb.ValueType  # 8
+        """Take version, or the whole model, out of service."""
+        VERB_RESTORE: RolloutCommand._Verb.ValueType  # 9
+        """Bring back what was retired."""
 
     class Verb(_Verb, metaclass=_VerbEnumTypeWrapper):
         """What to do."""
@@ -174,6 +178,10 @@ class RolloutCommand(_message.Message):
     """Let an awaited approval pass."""
     VERB_ROLLBACK: RolloutCommand.Verb.ValueType  # 7
     """Move a model to version, or to the previous stable."""
+    VERB_RETIRE: RolloutCommand.Verb.ValueType  # 8
+    """Take version, or the whole model, out of service."""
+    VERB_RESTORE: RolloutCommand.Verb.ValueType  # 9
+    """Bring back what was retired."""
 
     class _Mode:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -213,7 +221,7 @@ class RolloutCommand(_message.Message):
     model: _builtins.str
     """Name of the model."""
     rollout_id: _builtins.str
-    """Rollout meant; empty for START and ROLLBACK."""
+    """Rollout meant; empty for START, ROLLBACK, RETIRE and RESTORE."""
     mode: Global___RolloutCommand.Mode.ValueType
     """How far, for PROMOTE."""
     actor: _builtins.str
@@ -222,7 +230,7 @@ class RolloutCommand(_message.Message):
     """Why."""
     @_builtins.property
     def version(self) -> _values_pb2.Version:
-        """Version meant, for START and ROLLBACK; unset for ROLLBACK = previous stable."""
+        """Version meant, for START, ROLLBACK, RETIRE and RESTORE; unset for ROLLBACK = previous stable, for RETIRE and RESTORE = the whole model."""
 
     def __init__(
         self,
@@ -346,6 +354,7 @@ class RolloutStep(_message.Message):
     DECIDED_TIME_FIELD_NUMBER: _builtins.int
     BREACHED_GUARD_FIELD_NUMBER: _builtins.int
     GUARDS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
     """The rollout."""
     model: _builtins.str
@@ -394,6 +403,10 @@ class RolloutStep(_message.Message):
     def guards(self) -> _policy_pb2.GuardPolicy:
         """What the monitor watches during this rollout."""
 
+    @_builtins.property
+    def waiting(self) -> _values_pb2.Reason:
+        """What keeps the candidate's server from starting (WAITING_FOR_SERVER); unset = nothing. The time of it does not count for the deadline."""
+
     def __init__(
         self,
         *,
@@ -415,14 +428,85 @@ class RolloutStep(_message.Message):
         decided_time: _timestamp_pb2.Timestamp | None = ...,
         breached_guard: _builtins.str = ...,
         guards: _policy_pb2.GuardPolicy | None = ...,
+        waiting: _values_pb2.Reason | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "decided_time", b"decided_time", "guards", b"guards", "stable", b"stable"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "decided_time", b"decided_time", "guards", b"guards", "stable", b"stable", "waiting", b"waiting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "breached_guard", b"breached_guard", "candidate", b"candidate", "cause", b"cause", "decided_time", b"decided_time", "evidence", b"evidence", "guards", b"guards", "model", b"model", "phase", b"phase", "policy_revision", b"policy_revision", "reason", b"reason", "rollout_id", b"rollout_id", "route_epoch", b"route_epoch", "route_revision", b"route_revision", "sequence", b"sequence", "stable", b"stable", "step_index", b"step_index", "strategy", b"strategy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "breached_guard", b"breached_guard", "candidate", b"candidate", "cause", b"cause", "decided_time", b"decided_time", "evidence", b"evidence", "guards", b"guards", "model", b"model", "phase", b"phase", "policy_revision", b"policy_revision", "reason", b"reason", "rollout_id", b"rollout_id", "route_epoch", b"route_epoch", "route_revision", b"route_revision", "sequence", b"sequence", "stable", b"stable", "step_index", b"step_index", "strategy", b"strategy", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RolloutStep: _TypeAlias = RolloutStep  # noqa: Y015
+
+@_typing.final
+class RetirementChanged(_message.Message):
+    """A person took a model or a version out of service, or brought it back. Its artifacts stay. Topic tidegate.rollouts, key model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    ROUTE_EPOCH_FIELD_NUMBER: _builtins.int
+    ROUTE_REVISION_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    DECIDED_TIME_FIELD_NUMBER: _builtins.int
+    ROLLOUT_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of the model."""
+    retired: _builtins.bool
+    """True: out of service from this route on; false: it may serve again."""
+    sequence: _builtins.int
+    """Rising per model, with the sequences of its RolloutSteps."""
+    route_epoch: _builtins.int
+    """Of the route table that sends it nothing; its server is stopped when every proxy has that."""
+    route_revision: _builtins.int
+    """Of the route table that sends it nothing."""
+    actor: _builtins.str
+    """Who."""
+    reason: _builtins.str
+    """What follows, for people."""
+    cause: _builtins.str
+    """The command that caused it, in one line, with the reason that was given."""
+    rollout_id: _builtins.str
+    """Rollout that brings a model's stable version back; empty = none is needed."""
+    request_id: _builtins.str
+    """Of the command."""
+    @_builtins.property
+    def version(self) -> _values_pb2.Version:
+        """The version; unset = the whole model."""
+
+    @_builtins.property
+    def decided_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of the decision."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _values_pb2.Version | None = ...,
+        retired: _builtins.bool = ...,
+        sequence: _builtins.int = ...,
+        route_epoch: _builtins.int = ...,
+        route_revision: _builtins.int = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        cause: _builtins.str = ...,
+        decided_time: _timestamp_pb2.Timestamp | None = ...,
+        rollout_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decided_time", b"decided_time", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "cause", b"cause", "decided_time", b"decided_time", "model", b"model", "reason", b"reason", "request_id", b"request_id", "retired", b"retired", "rollout_id", b"rollout_id", "route_epoch", b"route_epoch", "route_revision", b"route_revision", "sequence", b"sequence", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetirementChanged: _TypeAlias = RetirementChanged  # noqa: Y015
 
 @_typing.final
 class RouteArm(_message.Message):

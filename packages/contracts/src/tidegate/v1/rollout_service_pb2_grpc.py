@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class RolloutServiceStub:
-    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
-    UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
+    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, or a code of its own, with the reason) where it
+    would change nothing, UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 
     def __init__(self, channel):
@@ -81,11 +81,26 @@ class RolloutServiceStub:
                 request_serializer=tidegate_dot_v1_dot_rollout__service__pb2.RollbackModelRequest.SerializeToString,
                 response_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.RollbackModelResponse.FromString,
                 _registered_method=True)
+        self.StartRollout = channel.unary_unary(
+                '/tidegate.v1.RolloutService/StartRollout',
+                request_serializer=tidegate_dot_v1_dot_rollout__service__pb2.StartRolloutRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.StartRolloutResponse.FromString,
+                _registered_method=True)
+        self.RetireModel = channel.unary_unary(
+                '/tidegate.v1.RolloutService/RetireModel',
+                request_serializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireModelRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireModelResponse.FromString,
+                _registered_method=True)
+        self.RetireVersion = channel.unary_unary(
+                '/tidegate.v1.RolloutService/RetireVersion',
+                request_serializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireVersionRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireVersionResponse.FromString,
+                _registered_method=True)
 
 
 class RolloutServiceServicer:
-    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
-    UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
+    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, or a code of its own, with the reason) where it
+    would change nothing, UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 
     def GetRollout(self, request, context):
@@ -154,6 +169,30 @@ class RolloutServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartRollout(self, request, context):
+        """Try a version (again) by the policy that it was blessed with, as a new rollout: from its first step, guarded. Errors: INVALID_ARGUMENT,
+        NOT_FOUND, FAILED_PRECONDITION if it is not blessed, is stable already, waits for its turn, or another rollout runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireModel(self, request, context):
+        """Take a model out of service (its paths answer 404, its servers stop, its artifacts stay), or bring it back (undo): its stable version starts, and
+        serves once it is ready. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION while a rollout runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireVersion(self, request, context):
+        """Take a version out of service, or let it serve again (undo): an old MAJOR line comes back, any other waits for StartRollout. Errors:
+        INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it is stable or in a running rollout.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RolloutServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -202,6 +241,21 @@ def add_RolloutServiceServicer_to_server(servicer, server):
                     request_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.RollbackModelRequest.FromString,
                     response_serializer=tidegate_dot_v1_dot_rollout__service__pb2.RollbackModelResponse.SerializeToString,
             ),
+            'StartRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRollout,
+                    request_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.StartRolloutRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_rollout__service__pb2.StartRolloutResponse.SerializeToString,
+            ),
+            'RetireModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireModel,
+                    request_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireModelRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireModelResponse.SerializeToString,
+            ),
+            'RetireVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireVersion,
+                    request_deserializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireVersionRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_rollout__service__pb2.RetireVersionResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tidegate.v1.RolloutService', rpc_method_handlers)
@@ -211,8 +265,8 @@ def add_RolloutServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RolloutService:
-    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
-    UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
+    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, or a code of its own, with the reason) where it
+    would change nothing, UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 
     @staticmethod
@@ -448,6 +502,87 @@ class RolloutService:
             '/tidegate.v1.RolloutService/RollbackModel',
             tidegate_dot_v1_dot_rollout__service__pb2.RollbackModelRequest.SerializeToString,
             tidegate_dot_v1_dot_rollout__service__pb2.RollbackModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.RolloutService/StartRollout',
+            tidegate_dot_v1_dot_rollout__service__pb2.StartRolloutRequest.SerializeToString,
+            tidegate_dot_v1_dot_rollout__service__pb2.StartRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.RolloutService/RetireModel',
+            tidegate_dot_v1_dot_rollout__service__pb2.RetireModelRequest.SerializeToString,
+            tidegate_dot_v1_dot_rollout__service__pb2.RetireModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.RolloutService/RetireVersion',
+            tidegate_dot_v1_dot_rollout__service__pb2.RetireVersionRequest.SerializeToString,
+            tidegate_dot_v1_dot_rollout__service__pb2.RetireVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RolloutServiceStub:
-    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
-    UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
+    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, or a code of its own, with the reason) where it
+    would change nothing, UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 
     @_typing.overload
@@ -59,11 +59,23 @@ class RolloutServiceStub:
     """
     RollbackModel: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.RollbackModelRequest, _rollout_service_pb2.RollbackModelResponse]
     """Move a model back to its previous stable version. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if there is none."""
+    StartRollout: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.StartRolloutRequest, _rollout_service_pb2.StartRolloutResponse]
+    """Try a version (again) by the policy that it was blessed with, as a new rollout: from its first step, guarded. Errors: INVALID_ARGUMENT,
+    NOT_FOUND, FAILED_PRECONDITION if it is not blessed, is stable already, waits for its turn, or another rollout runs.
+    """
+    RetireModel: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.RetireModelRequest, _rollout_service_pb2.RetireModelResponse]
+    """Take a model out of service (its paths answer 404, its servers stop, its artifacts stay), or bring it back (undo): its stable version starts, and
+    serves once it is ready. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION while a rollout runs.
+    """
+    RetireVersion: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.RetireVersionRequest, _rollout_service_pb2.RetireVersionResponse]
+    """Take a version out of service, or let it serve again (undo): an old MAJOR line comes back, any other waits for StartRollout. Errors:
+    INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it is stable or in a running rollout.
+    """
 
 @_typing.type_check_only
 class RolloutServiceAsyncStub(RolloutServiceStub):
-    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
-    UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
+    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, or a code of its own, with the reason) where it
+    would change nothing, UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -91,10 +103,22 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     """
     RollbackModel: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.RollbackModelRequest, _rollout_service_pb2.RollbackModelResponse]  # type: ignore[assignment]
     """Move a model back to its previous stable version. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if there is none."""
+    StartRollout: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.StartRolloutRequest, _rollout_service_pb2.StartRolloutResponse]  # type: ignore[assignment]
+    """Try a version (again) by the policy that it was blessed with, as a new rollout: from its first step, guarded. Errors: INVALID_ARGUMENT,
+    NOT_FOUND, FAILED_PRECONDITION if it is not blessed, is stable already, waits for its turn, or another rollout runs.
+    """
+    RetireModel: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.RetireModelRequest, _rollout_service_pb2.RetireModelResponse]  # type: ignore[assignment]
+    """Take a model out of service (its paths answer 404, its servers stop, its artifacts stay), or bring it back (undo): its stable version starts, and
+    serves once it is ready. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION while a rollout runs.
+    """
+    RetireVersion: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.RetireVersionRequest, _rollout_service_pb2.RetireVersionResponse]  # type: ignore[assignment]
+    """Take a version out of service, or let it serve again (undo): an old MAJOR line comes back, any other waits for StartRollout. Errors:
+    INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it is stable or in a running rollout.
+    """
 
 class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, with the reason) where they would change nothing,
-    UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
+    """The deployer decides, and answers a command with its decision: FAILED_PRECONDITION (COMMAND_REFUSED, or a code of its own, with the reason) where it
+    would change nothing, UNAVAILABLE (COMMAND_UNDECIDED) where nobody decided in time.
     """
 
     @_abc_1.abstractmethod
@@ -174,5 +198,35 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_service_pb2.RollbackModelResponse, _abc.Awaitable[_rollout_service_pb2.RollbackModelResponse]]:
         """Move a model back to its previous stable version. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if there is none."""
+
+    @_abc_1.abstractmethod
+    def StartRollout(
+        self,
+        request: _rollout_service_pb2.StartRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_service_pb2.StartRolloutResponse, _abc.Awaitable[_rollout_service_pb2.StartRolloutResponse]]:
+        """Try a version (again) by the policy that it was blessed with, as a new rollout: from its first step, guarded. Errors: INVALID_ARGUMENT,
+        NOT_FOUND, FAILED_PRECONDITION if it is not blessed, is stable already, waits for its turn, or another rollout runs.
+        """
+
+    @_abc_1.abstractmethod
+    def RetireModel(
+        self,
+        request: _rollout_service_pb2.RetireModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_service_pb2.RetireModelResponse, _abc.Awaitable[_rollout_service_pb2.RetireModelResponse]]:
+        """Take a model out of service (its paths answer 404, its servers stop, its artifacts stay), or bring it back (undo): its stable version starts, and
+        serves once it is ready. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION while a rollout runs.
+        """
+
+    @_abc_1.abstractmethod
+    def RetireVersion(
+        self,
+        request: _rollout_service_pb2.RetireVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_service_pb2.RetireVersionResponse, _abc.Awaitable[_rollout_service_pb2.RetireVersionResponse]]:
+        """Take a version out of service, or let it serve again (undo): an old MAJOR line comes back, any other waits for StartRollout. Errors:
+        INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION if it is stable or in a running rollout.
+        """
 
 def add_RolloutServiceServicer_to_server(servicer: RolloutServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -37,6 +37,14 @@ class Refused(TidegateError):  # noqa: N818
     """We are not who we say we are, or may not do it: no retry helps, the process ends and says so."""
 
 
+class Unauthenticated(TidegateError):  # noqa: N818
+    """A server does not know who calls: UNAUTHENTICATED."""
+
+
+class PermissionDenied(TidegateError):  # noqa: N818
+    """A server knows who calls, who may not do this: PERMISSION_DENIED."""
+
+
 class Conflict(TidegateError):  # noqa: N818
     """Somebody else was faster: reload and decide again, or ABORTED."""
 

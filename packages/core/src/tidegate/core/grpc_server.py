@@ -1,8 +1,9 @@
-"""gRPC servers: health, reflection, and rich errors with a stable reason (google.rpc.ErrorInfo, BadRequest)."""
+"""gRPC servers: health, reflection, who may call, and rich errors with a stable reason (google.rpc.ErrorInfo)."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import grpc
@@ -19,10 +20,16 @@ from tidegate.core.errors import (
     FailedPrecondition,
     InvalidInput,
     NotFound,
+    PermissionDenied,
     TidegateError,
+    Unauthenticated,
     Unavailable,
 )
+from tidegate.core.guard import Guard
+from tidegate.core.handlers import surrounded
 from tidegate.core.interceptors import TelemetryInterceptor
+from tidegate.core.settings import AccessSettings
+from tidegate.core.tls import server_tls_of
 
 ERROR_DOMAIN: Final = "tidegate"
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -30,6 +37,8 @@ PING_SHORTEST_MS: Final = 1_000
 
 # First match wins: subclasses stand before their bases.
 _CODES: Final = (
+    (Unauthenticated, code_pb2.UNAUTHENTICATED),
+    (PermissionDenied, code_pb2.PERMISSION_DENIED),
     (NotFound, code_pb2.NOT_FOUND),
     (FailedPrecondition, code_pb2.FAILED_PRECONDITION),
     (InvalidInput, code_pb2.INVALID_ARGUMENT),
@@ -65,62 +74,32 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Wrap unary-unary and unary-stream handlers."""
+        """Wrap handlers of every kind."""
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(
-                _unary(handler.unary_unary, handler_call_details),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(
-                _stream(handler.unary_stream, handler_call_details),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        return handler
+        method = handler_call_details.method
 
+        @asynccontextmanager
+        async def translated(_request: Any, context: Any) -> AsyncIterator[None]:
+            try:
+                yield
+            except TidegateError as error:
+                await context.abort_with_status(rpc_status.to_status(to_status(error)))
+            except grpc.aio.AbortError:
+                raise
+            except Exception:
+                log.exception("call failed unexpectedly", method=method)
+                await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the service's log")
 
-def _unary(behaviour: Any, details: Any) -> Any:
-    async def call(request: Any, context: Any) -> Any:
-        try:
-            return await behaviour(request, context)
-        except TidegateError as error:
-            await context.abort_with_status(rpc_status.to_status(to_status(error)))
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            log.exception("call failed unexpectedly", method=details.method)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the service's log")
-
-    return call
-
-
-def _stream(behaviour: Any, details: Any) -> Any:
-    async def call(request: Any, context: Any) -> Any:
-        try:
-            async for response in behaviour(request, context):
-                yield response
-        except TidegateError as error:
-            await context.abort_with_status(rpc_status.to_status(to_status(error)))
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            log.exception("stream failed unexpectedly", method=details.method)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the service's log")
-
-    return call
+        return handler if handler is None else surrounded(handler, translated)
 
 
 class GrpcServer:
     """A gRPC server with health and reflection; ``port`` is known after :meth:`start`."""
 
-    def __init__(self, *, service_names: Sequence[str]) -> None:
+    def __init__(self, *, service_names: Sequence[str], access: AccessSettings) -> None:
+        self._access = access
         self.server = grpc.aio.server(
-            interceptors=[TelemetryInterceptor(), ErrorInterceptor()],
+            interceptors=[TelemetryInterceptor(), ErrorInterceptor(), Guard(access)],
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.so_reuseport", 0),
@@ -142,10 +121,16 @@ class GrpcServer:
 
         Raises:
             Unavailable: The port is taken.
+            InvalidInput: A certificate can't be read.
 
         """
+        address, credentials = f"{host}:{port}", server_tls_of(self._access)
         try:
-            self.port = self.server.add_insecure_port(f"{host}:{port}")
+            self.port = (
+                self.server.add_secure_port(address, credentials)
+                if credentials is not None
+                else self.server.add_insecure_port(address)
+            )
         except RuntimeError as error:
             raise Unavailable(f"cannot listen on {host}:{port}: {error}", code="PORT_TAKEN") from error
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)

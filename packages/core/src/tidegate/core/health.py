@@ -9,13 +9,16 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tidegate.core.channels import open_channel
+from tidegate.core.settings import CallerSettings
+
 LOOPBACK: Final = "127.0.0.1"
 ANSWER_S: Final = 20.0
 
 
 def trouble(address: str) -> str:
     """Return why the gRPC server at ``address`` does not serve; empty if it does."""
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with open_channel(address, CallerSettings()) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=ANSWER_S)
         except grpc.RpcError as error:

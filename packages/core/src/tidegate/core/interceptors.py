@@ -1,17 +1,17 @@
-"""What is measured of every gRPC call, and bound to every line that is logged within it."""
+"""What is measured of every call that a server answers, and bound to every line that is logged within it."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeAlias
 
 import grpc
 from structlog.contextvars import bind_contextvars
 
+from tidegate.core.handlers import surrounded
 from tidegate.core.metrics import GRPC_REQUESTS, GRPC_SECONDS, GRPC_STREAMS
-from tidegate.core.tracing import HEADER, current_traceparent, serving
+from tidegate.core.tracing import HEADER, serving
 
 # Health is asked every second, and says nothing of what users feel.
 UNMEASURED_PREFIXES: Final = ("/grpc.health.", "/grpc.reflection.")
@@ -33,51 +33,24 @@ class TelemetryInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg
         method = str(handler_call_details.method)
         if handler is None or method.startswith(UNMEASURED_PREFIXES):
             return handler
-        codecs = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
         label = method.removeprefix("/")
-        if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, label), **codecs)
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(_answering_stream(handler.unary_stream, label), **codecs)
-        if handler.stream_unary is not None:
-            return grpc.stream_unary_rpc_method_handler(_stream(handler.stream_unary, label), **codecs)
-        answers = inspect.isasyncgenfunction(handler.stream_stream)
-        wrap = _answering_stream if answers else _stream
-        return grpc.stream_stream_rpc_method_handler(wrap(handler.stream_stream, label), **codecs)
+        is_unary = handler.unary_unary is not None
+
+        @asynccontextmanager
+        async def measured(request: Any, context: Any) -> AsyncIterator[None]:
+            request_id = _request_id(request)
+            _bind_log(label, request_id)
+            shown = _timed(label, context, request_id) if is_unary else GRPC_STREAMS.labels(label).track_inprogress()
+            with _counted(label, context), shown:
+                yield
+
+        return surrounded(handler, measured)
 
 
-def _unary(behaviour: Any, method: str) -> Any:
-    async def call(request: Any, context: Any) -> Any:
-        request_id = _request_id(request)
-        _bind_log(method, request_id)
-        with _traced(method, context, request_id), _counted(method, context), GRPC_SECONDS.labels(method).time():
-            return await behaviour(request, context)
-
-    return call
-
-
-def _answering_stream(behaviour: Any, method: str) -> Any:
-    async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-        _bind_log(method, _request_id(request))
-        with _counted(method, context), GRPC_STREAMS.labels(method).track_inprogress():
-            async for response in behaviour(request, context):
-                yield response
-
-    return call
-
-
-def _stream(behaviour: Any, method: str) -> Any:
-    """Wrap a behaviour that reads a stream; those that answer one write it by ``context.write``."""
-
-    async def call(requests: Any, context: Any) -> Any:
-        _bind_log(method)
-        with _counted(method, context), GRPC_STREAMS.labels(method).track_inprogress():
-            return await behaviour(requests, context)
-
-    return call
+@contextmanager
+def _timed(method: str, context: Any, request_id: str) -> Iterator[None]:
+    with _traced(method, context, request_id), GRPC_SECONDS.labels(method).time():
+        yield
 
 
 @contextmanager
@@ -126,21 +99,3 @@ def _bind_log(method: str, request_id: str = "") -> None:
     """Bind what tells calls apart; gRPC runs each call in a task of its own, so nothing needs to be unbound."""
     fields = {"method": method.rpartition("/")[2]} | ({"request_id": request_id} if request_id else {})
     bind_contextvars(**fields)
-
-
-class TraceMetadata(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
-    """Sends the trace of the caller's span along with every call."""
-
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Add the ``traceparent``, if a span is open."""
-        traceparent = current_traceparent()
-        if not traceparent:
-            return await continuation(client_call_details, request)
-        metadata = grpc.aio.Metadata(*(client_call_details.metadata or ()), (HEADER, traceparent))
-        return await continuation(client_call_details._replace(metadata=metadata), request)
-
-
-def traced_channel(address: str) -> grpc.aio.Channel:
-    """Return a channel to ``address`` whose calls carry the trace of their caller."""
-    interceptors: list[Any] = [TraceMetadata()]
-    return grpc.aio.insecure_channel(address, interceptors=interceptors)

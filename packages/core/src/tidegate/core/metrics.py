@@ -67,6 +67,11 @@ GRPC_REQUESTS: Final = Counter("tidegate_grpc_requests_total", "gRPC calls that 
 GRPC_SECONDS: Final = Histogram(
     "tidegate_grpc_request_seconds", "Duration of unary gRPC calls.", ["method"], buckets=DURATION_BUCKETS_S
 )
+GRPC_REFUSED: Final = Counter(
+    "tidegate_grpc_refused_total",
+    "Calls that were refused for who called (caller is empty where that is not known), by reason code.",
+    ["method", "caller", "code"],
+)
 GRPC_STREAMS: Final = Gauge("tidegate_grpc_streams", "gRPC streams that are open.", ["method"])
 
 log = structlog.get_logger(__name__)

@@ -94,6 +94,7 @@ def _resolve_guards(policy: Policy) -> None:
     if not guards.items:
         guards.items.append(Guard(metric="error_rate", margin=0.005, floor=0.05))
         guards.items.append(Guard(metric="latency_ms", quantile=0.99, ratio=1.5, ceiling=1000.0))
+        guards.items.append(Guard(metric="client_errors", margin=0.05))
     for guard in guards.items:
         if guard.metric == "latency_ms":
             guard.quantile = guard.quantile or 0.99
@@ -138,7 +139,10 @@ def _strategy_faults(field: str, strategy: StrategyPolicy) -> Iterator[tuple[str
 
 def _guard_faults(field: str, guard: Guard) -> Iterator[tuple[str, str]]:
     if not guard.metric:
-        yield f"{field}.metric", "is missing, expected error_rate, latency_ms or the name of an outcome metric"
+        yield (
+            f"{field}.metric",
+            "is missing, expected error_rate, client_errors, latency_ms or the name of an outcome metric",
+        )
     if guard.margin < 0 or guard.margin >= 1:
         yield f"{field}.margin", f"is {guard.margin}, expected a share from 0 to below 1"
     if guard.metric == "latency_ms":

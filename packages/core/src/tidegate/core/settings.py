@@ -76,3 +76,46 @@ class ServiceSettings(BaseSettings):
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
     data_dir: Path = Field(Path(".tidegate"), description="Folder for what the service keeps on disk.")
+
+
+class AccessSettings(BaseSettings):
+    """Whom a server lets in (prefix ``TIDEGATE_``)."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_", frozen=True)
+
+    tokens_file: Path | None = Field(None, description="File of the callers' tokens (docs/security.md).")
+    tokens: str = Field("", description="What stands in such a file, where there is none.")
+    insecure: bool = Field(default=False, description="Ask nobody who they are: whoever reaches a port does anything.")
+    admit_old_gateways: bool = Field(
+        default=False, description="Let gateways in without a token, while some run that an older release started."
+    )
+    tls_cert_file: Path | None = Field(None, description="The server's certificate chain (PEM); unset = no TLS.")
+    tls_key_file: Path | None = Field(None, description="The key of the server's certificate (PEM).")
+    tls_client_ca_file: Path | None = Field(
+        None, description="Who signs callers' certificates (PEM); set = every caller needs one (mutual TLS)."
+    )
+
+    @model_validator(mode="after")
+    def _is_a_lock(self) -> Self:
+        if not (self.insecure or self.tokens_file or self.tokens):
+            raise ValueError(
+                "neither TIDEGATE_TOKENS_FILE nor TIDEGATE_TOKENS is set, so that nobody could call; "
+                "docs/security.md says how to make tokens, and TIDEGATE_INSECURE=true lets everybody in"
+            )
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("TIDEGATE_TLS_CERT_FILE and TIDEGATE_TLS_KEY_FILE need each other")
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            raise ValueError("TIDEGATE_TLS_CLIENT_CA_FILE needs TIDEGATE_TLS_CERT_FILE")
+        return self
+
+
+class CallerSettings(BaseSettings):
+    """How we say to servers who we are (prefix ``TIDEGATE_``)."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_", frozen=True)
+
+    token: SecretStr = Field(SecretStr(""), description="Our token; sent with every call.")
+    token_file: Path | None = Field(None, description="File with our token, where it is not in the environment.")
+    tls_ca_file: Path | None = Field(None, description="Who signs servers' certificates (PEM); unset = no TLS.")
+    tls_cert_file: Path | None = Field(None, description="Our own certificate (PEM), where servers want one.")
+    tls_key_file: Path | None = Field(None, description="The key of our own certificate (PEM).")

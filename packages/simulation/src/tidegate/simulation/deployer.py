@@ -7,7 +7,8 @@ from typing import Final
 
 from tidegate.contracts.topics import ROUTES
 from tidegate.deployer import events as core
-from tidegate.deployer.state import Number
+from tidegate.deployer.hosts import Seen, Wanted, wanted_of
+from tidegate.deployer.places import PlaceQueue
 from tidegate.modelhost.lifecycle import Server, Spec, State
 from tidegate.simulation.bus import Bus, Place, hash_of
 from tidegate.simulation.checker import Checker
@@ -42,7 +43,8 @@ class Deployer(Process):
         self.workers: dict[int, Worker] = {}
         self.fleet = Fleet(self, self._on_applied, self._remember)
         self.on_joined: Callable[[Deployer], None] | None = None
-        self._told: dict[str, tuple[str, bool, str]] = {}
+        self._told: dict[str, Seen] = {}
+        self._places = PlaceQueue()
         self._retried_s: dict[str, float] = {}
         self._followed: dict[Place, int] = {}
 
@@ -50,6 +52,7 @@ class Deployer(Process):
         """Read what others committed, then join the group."""
         self.workers = {}
         self._told, self._retried_s, self._followed = {}, {}, {}
+        self._places = PlaceQueue()
         self.fleet = Fleet(self, self._on_applied, self._remember)
         self.fleet.is_hasty = not self.habits.waits_for_all_proxies
         self.later(self.world.between(0.1, 1.0), self._catch_up)
@@ -162,12 +165,12 @@ class Deployer(Process):
 
     def _act_on(self, listed: dict[str, Server]) -> None:
         wanted = self._wanted()
-        for server_id, (model, number) in wanted.items():
-            server = listed.get(server_id)
-            if server is None:
-                self._start(model, number)
-            else:
-                self._look(model, number, server)
+        missing = {server_id: one.has_traffic for server_id, one in wanted.items() if server_id not in listed}
+        for server_id in self._places.in_turn(missing):
+            self._start(wanted[server_id])
+        for server_id, one in wanted.items():
+            if server_id in listed:
+                self._look(one, listed[server_id])
         for server_id in [server_id for server_id in self._told if server_id not in wanted]:
             del self._told[server_id]
         for server_id, server in listed.items():
@@ -175,27 +178,23 @@ class Deployer(Process):
             if server_id not in wanted and worker is not None and worker.is_entitled():
                 self._stop(server_id)
 
-    def _wanted(self) -> dict[str, tuple[str, Number]]:
+    def _wanted(self) -> dict[str, Wanted]:
         wanted = {}
         for worker in self.workers.values():
             states = worker.committed if self.habits.acts_on_committed else worker.states
-            for model, state in states.items():
-                for number in state.wanted_servers():
-                    if state.version(number) is not None:
-                        wanted[f"{model}@{number}"] = (model, number)
+            for state in states.values():
+                wanted.update({one.server_id: one for one in wanted_of(state)})
         return wanted
 
-    def _start(self, model: str, number: Number) -> None:
+    def _start(self, one: Wanted) -> None:
+        model, version, server_id = one.model, one.version, one.server_id
         worker = self._worker_of(model)
         if worker is None or not worker.is_entitled():
             return
-        version = worker.committed[model].version(number) if model in worker.committed else None
-        if version is None:
-            return
         spec = Spec(
-            server_id=f"{model}@{number}",
+            server_id=server_id,
             model=model,
-            version=str(number),
+            version=str(version.number),
             artifact_uri=version.uri,
             artifact_digest=version.digest,
             artifact_format=version.format,
@@ -206,7 +205,15 @@ class Deployer(Process):
             restart=True,
         )
         self.checker.versions.on_start_asked(self.name, spec.server_id)
-        self._call(lambda: self.host.ask_start(spec))
+        self._call(lambda: self._placed(one, self.host.ask_start(spec)))
+
+    def _placed(self, one: Wanted, full: str) -> None:
+        """Hear whether there was room."""
+        if full:
+            self._places.refused(one.server_id)
+            self._say(Seen(model=one.model, number=one.version.number, endpoint="", ready=False, waiting=full))
+        else:
+            self._places.started(one.server_id)
 
     def _stop(self, server_id: str) -> None:
         self.checker.versions.on_stop_asked(self.name, server_id)
@@ -222,27 +229,41 @@ class Deployer(Process):
 
         self.world.later(self.world.between(0.001, 0.05), arrive)
 
-    def _look(self, model: str, number: Number, server: Server) -> None:
+    def _look(self, one: Wanted, server: Server) -> None:
         failed = server.state is State.FAILED
         failure = f"{server.reason.code}: {server.reason.message}" if failed and server.reason is not None else ""
-        seen = (server.endpoint, server.state is State.READY, failure)
-        server_id = f"{model}@{number}"
-        if self._told.get(server_id) != seen:
-            self._told[server_id] = seen
-            endpoint, ready, _ = seen
-            event = core.ServerChanged(
-                time_s=self.clock_s(),
-                cause=f"model host: {server_id} {'ready' if ready else failure or 'not ready'}",
-                number=number,
-                endpoint=endpoint,
-                ready=ready,
+        self._say(
+            Seen(
+                model=one.model,
+                number=one.version.number,
+                endpoint=server.endpoint,
+                ready=server.state is State.READY,
                 failure=failure,
             )
-            worker = self._worker_of(model)
-            if worker is not None:
-                worker.put(Item(model=model, event=event))
+        )
+        server_id = one.server_id
         if failed and self.world.now_s - self._retried_s.get(server_id, 0.0) >= RETRY_FAILED_S:
             self._retried_s[server_id] = self.world.now_s
-            worker = self._worker_of(model)
+            worker = self._worker_of(one.model)
             if worker is not None and worker.is_entitled():
                 self._call(lambda: self.host.ask_stop(server_id))
+
+    def _say(self, seen: Seen) -> None:
+        """Let the core know how a server is, if it is not what was told last."""
+        server_id = f"{seen.model}@{seen.number}"
+        worker = self._worker_of(seen.model)
+        if self._told.get(server_id) == seen:
+            return
+        self._told[server_id] = seen
+        if worker is not None:
+            told = "ready" if seen.ready else seen.failure or seen.waiting or "not ready"
+            event = core.ServerChanged(
+                time_s=self.clock_s(),
+                cause=f"model host: {server_id} {told}",
+                number=seen.number,
+                endpoint=seen.endpoint,
+                ready=seen.ready,
+                failure=seen.failure,
+                waiting=seen.waiting,
+            )
+            worker.put(Item(model=seen.model, event=event))

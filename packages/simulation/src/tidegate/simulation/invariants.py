@@ -23,6 +23,7 @@ class Invariant(StrEnum):
     ROUTES_GO_FORWARD = "routes only go forward"
     ONLY_BLESSED_VERSIONS = "a route names only blessed versions"
     ONLY_READY_VERSIONS = "a route names only ready versions"
+    RETIRED_GETS_NOTHING = "what is retired gets no request once the proxies know"
     ALL_LEASED_PROXIES_HAVE_IT = "a route counts when all leased proxies have it"
     # Steps and endings.
     ENDS_ONCE = "a rollout ends once"
@@ -35,6 +36,7 @@ class Invariant(StrEnum):
     NO_LOWER_VERSION = "lower versions never start by themselves"
     OBSERVE_NEVER_SHIFTS = "observe never shifts"
     SILENCE_IS_NOT_NO_TRAFFIC = "a silent monitor is not no traffic"
+    WAITING_IS_NO_END = "a rollout that waits for a server is not ended for it"
     SILENCE_ENDS_IT = "a silence beyond the limit ends the rollout"
     # Breaches.
     MUCH_WORSE_BREACHES = "a candidate that is much worse breaches"

@@ -10,6 +10,7 @@ from tidegate.modelhost import lifecycle
 from tidegate.modelhost.lifecycle import Command, Decision, Server, Spec, State
 from tidegate.modelhost.lifecycle import Process as SystemProcess
 from tidegate.simulation.checker import Checker
+from tidegate.simulation.plan import SERVERS_MAX
 from tidegate.simulation.world import Process, World
 
 STARTING_POLL_S: Final = 0.5
@@ -74,6 +75,7 @@ class ModelHost(Process):
         self.system = system
         self.checker = checker
         self.servers: dict[str, Server] = {}
+        self.servers_max = SERVERS_MAX
 
     def on_start(self) -> None:
         """Take over the servers of the earlier host, and end what it could not write down."""
@@ -87,15 +89,18 @@ class ModelHost(Process):
             self._carry_out(server_id, lifecycle.decide(server, event))
             self._watch(server_id)
 
-    def ask_start(self, spec: Spec) -> None:
-        """See that a server runs (level-triggered)."""
+    def ask_start(self, spec: Spec) -> str:
+        """See that a server runs (level-triggered); return why there is no room for it, "" if there is."""
         server = self.servers.get(spec.server_id)
         if server is not None:
             self.checker.versions.on_spec(spec.server_id, server.spec.artifact_digest, spec.artifact_digest)
-            return
+            return ""
+        if len(self.servers) >= self.servers_max:
+            return f"the model host runs {len(self.servers)} of {self.servers_max} servers"
         self.say("starts %s", spec.server_id)
         self._carry_out(spec.server_id, lifecycle.begin(spec, time=self._time()))
         self._watch(spec.server_id)
+        return ""
 
     def ask_stop(self, server_id: str) -> None:
         """See that a server is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Final
 
 from tidegate.contracts.codec import Event, derived_event_id
@@ -56,6 +57,8 @@ class People:
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self._requests = 0
+        # Of its own, so that what else a seed means stays as it was.
+        self._rng = random.Random(f"people {simulation.world.seed}")  # noqa: S311  (chance that must come again)
 
     def wish(self, wish: Wish) -> None:
         """Want something, whether it makes sense or not."""
@@ -64,10 +67,24 @@ class People:
         if wish.verb == "APPROVE_VERSION":
             self.approve(wish.model, world.rng.choice(known)) if known else None
             return
+        if wish.verb in {"RETIRE", "RESTORE", "RETIRE_MODEL", "RESTORE_MODEL"}:
+            self._retire(wish, known)
+            return
         number = world.rng.choice(known) if known and wish.verb in {"START", "ROLLBACK"} else None
         if wish.verb == "ROLLBACK" and world.chance(0.5):
             number = None
         self.command(wish.model, wish.verb, number=number)
+
+    def _retire(self, wish: Wish, known: list[Number]) -> None:
+        """Take something out of service, or bring it back: mostly what is retired, if anything is."""
+        state = self._simulation.checker.facts.states.get(wish.model)
+        retired = [one.number for one in state.versions if one.retired] if state is not None else []
+        verb, _, whole = wish.verb.partition("_")
+        if whole:
+            self.command(wish.model, verb)
+        elif known:
+            meant = retired if retired and verb == "RESTORE" else known
+            self.command(wish.model, verb, number=self._rng.choice(meant))
 
     def command(self, model: str, verb: str, *, number: Number | None = None) -> None:
         """Send a command, about the rollout that people heard of last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -14,6 +15,12 @@ from tidegate.v1.policy_pb2 import Guard, GuardPolicy, Policy, StrategyPolicy
 CHAOS_S: Final = (70.0, 110.0)
 # Longer than a rollout may hold, and than the faults that let it begin to hold anew.
 LONG_SILENCE_S: Final = (740.0, 800.0)
+SERVERS_MAX: Final = 32
+# Chance of a retirement, and of one more after it.
+RETIRES: Final = 0.25
+RETIREMENTS_MAX: Final = 8
+# Share of the seeds whose model host has room for a few servers only.
+FULL_HOST: Final = 0.15
 WAITS_FOR_A_PHASE: Final = 1 / 3
 # Which phase such a fault waits for; the short and rare ones more often. An ending is when servers are stopped.
 AWAITED_PHASES: Final = {
@@ -122,6 +129,7 @@ class Plan:
     strikes: tuple[Strike, ...]
     approver_s: float
     requests: int
+    servers_max: int
 
 
 def draw_plan(world: World) -> Plan:
@@ -140,11 +148,23 @@ def draw_plan(world: World) -> Plan:
         deployers=rng.choice((1, 2, 2)),
         chaos_s=max(chaos_s, busy_s),
         trainings=trainings,
-        wishes=tuple(one for model in models for one in _wishes(world, model, busy_s)),
+        wishes=tuple(
+            one for model in models for one in (*_wishes(world, model, busy_s), *_retirements(world, model, busy_s))
+        ),
         strikes=tuple(_strikes(world, busy_s, trainings, long_silence=long_silence)),
         approver_s=rng.choice((0.0, world.between(1.0, 30.0), world.between(1.0, 30.0))),
         requests=rng.choice((12, 20, 30)),
+        servers_max=_servers_max(world, len(models)),
     )
+
+
+def _servers_max(world: World, models: int) -> int:
+    """Draw how many servers the model host runs; mostly more than anybody wants.
+
+    By a generator of its own: what else a seed means stays as it was.
+    """
+    rng = random.Random(f"servers {world.seed}")  # noqa: S311  (chance that must come again)
+    return models + rng.choice((0, 1, 1)) if rng.random() < FULL_HOST else SERVERS_MAX
 
 
 def _policy(world: World, model: str, *, is_long: bool) -> Policy:
@@ -220,6 +240,20 @@ def _wishes(world: World, model: str, busy_s: float) -> list[Wish]:
         k=world.rng.choice((1, 2, 4, 6)),
     )
     return [Wish(time_s=world.between(5.0, busy_s), model=model, verb=verb) for verb in verbs]
+
+
+def _retirements(world: World, model: str, busy_s: float) -> list[Wish]:
+    """Draw what is taken out of service, and mostly brought back; by a generator of its own."""
+    rng = random.Random(f"retirements {world.seed} {model}")  # noqa: S311  (chance that must come again)
+    wishes: list[Wish] = []
+    while rng.random() < RETIRES and len(wishes) < RETIREMENTS_MAX:
+        whole = rng.random() < 0.5
+        time_s = rng.uniform(5.0, busy_s)
+        wishes.append(Wish(time_s=time_s, model=model, verb="RETIRE_MODEL" if whole else "RETIRE"))
+        if rng.random() < 0.8:
+            back_s = time_s + rng.uniform(0.0, 30.0)
+            wishes.append(Wish(time_s=back_s, model=model, verb="RESTORE_MODEL" if whole else "RESTORE"))
+    return wishes
 
 
 _LENGTHS: Final = {

@@ -19,7 +19,7 @@ from tidegate.simulation.invariants import Invariant
 from tidegate.simulation.modelhost import ModelHost, System
 from tidegate.simulation.monitor import Monitor
 from tidegate.simulation.people import OnCall, People, Producer
-from tidegate.simulation.plan import draw_plan
+from tidegate.simulation.plan import SERVERS_MAX, draw_plan
 from tidegate.simulation.proxy import Proxy
 from tidegate.simulation.registry import Registry
 from tidegate.simulation.validator import Validator
@@ -57,6 +57,7 @@ class Simulation:
             self.bus.partition_of(model)
         self.system = System(world)
         self.host = ModelHost(world, self.system, checker)
+        self.host.servers_max = plan.servers_max
         self.registry = Registry(world, self.bus, plan, checker)
         self.validator = Validator(world, self.bus, checker)
         self.monitor = Monitor(world, self.bus, checker)
@@ -135,6 +136,8 @@ class Simulation:
         self.strikes.end()
         now_s = self.world.now_s
         self.bus.down_until_s = now_s
+        # Somebody made room.
+        self.host.servers_max = SERVERS_MAX
         for process in (self.host, *self.services, *self.proxies):
             process.cut_until_s = min(process.cut_until_s, now_s)
             process.down_until_s = min(process.down_until_s, now_s)

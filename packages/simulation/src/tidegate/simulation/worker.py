@@ -11,6 +11,7 @@ from tidegate.contracts.topics import COMMANDS, MONITORING, REGISTRY, ROLLOUT_ST
 from tidegate.deployer import events as core
 from tidegate.deployer import rollout as rollout_core
 from tidegate.deployer import wire
+from tidegate.deployer.retirement_events import retirement_event
 from tidegate.deployer.state import Decision, ModelState
 from tidegate.simulation.bus import Fenced, Place
 from tidegate.simulation.checks.facts import Decided
@@ -221,6 +222,9 @@ class Worker:
                     sequence=step.sequence,
                 )
             )
+        if decision.retirement is not None:
+            change, cause = decision.retirement, item.cause_id
+            outcome.messages.append(retirement_event(item.model, change, source=SOURCE, cause_id=cause))
         if decision.route_changed:
             outcome.tables[item.model] = wire.route_message(item.model, decision.state.route)
 

@@ -85,12 +85,13 @@ def up(
             "--port-base", help="First of ten ports; 0 = any free ones. Default: as last time, at first 7400."
         ),
     ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let everybody in: ask for no tokens.")] = False,  # noqa: FBT002
     json: AsJson = False,  # noqa: FBT002  (a flag of the command line)
 ) -> None:
     """Start the embedded stack and return when all of it answers."""
     with errors_told():
         stack = Stack(chosen_directory(context, directory), reporter=_Shown())
-        started = stack.up(port_base=port_base)
+        started = stack.up(port_base=port_base, insecure=insecure)
     if json:
         _out.print(json_codec.dumps(record.document(stack.layout, started)), markup=False)
         return

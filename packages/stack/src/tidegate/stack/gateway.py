@@ -13,13 +13,32 @@ from tidegate.stack.ports import LOOPBACK
 from tidegate.stack.program import Program
 
 NODE_ID: Final = "gateway-1"
+# Envoy reads its token from its environment: no file of configuration has it.
+TOKEN_VARIABLE: Final = "TIDEGATE_GATEWAY_TOKEN"  # noqa: S105  (a name)
 CONNECTIONS_MAX: Final = 10_000
+_AUTHORIZATION: Final = {"key": "authorization", "value": f"Bearer %ENVIRONMENT({TOKEN_VARIABLE})%"}
 _HTTP2: Final = {
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
         "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {
             "http2_protocol_options": {"connection_keepalive": {"interval": "5s", "timeout": "5s"}}
         },
+        # A gRPC service's initial metadata is sent as it stands; a filter fills in variables.
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.header_mutation",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+                    "mutations": {"request_mutations": [{"append": {"header": _AUTHORIZATION}}]},
+                },
+            },
+            {
+                "name": "envoy.filters.http.upstream_codec",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+                },
+            },
+        ],
     }
 }
 
@@ -74,8 +93,10 @@ def _grpc_cluster(name: str, port: int) -> dict[str, Any]:
     }
 
 
-def prepare_gateway(data_dir: Path, *, deployer_port: int, monitor_port: int, admin_socket: Path) -> Program:
-    """Write the bootstrap file and return Envoy's program."""
+def prepare_gateway(
+    data_dir: Path, *, deployer_port: int, monitor_port: int, admin_socket: Path, token: str
+) -> Program:
+    """Write the bootstrap file and return Envoy's program; ``token`` is what it says who it is by."""
     data_dir.mkdir(parents=True, exist_ok=True)
     config = data_dir / "bootstrap.json"
     document = bootstrap(deployer_port=deployer_port, monitor_port=monitor_port, admin_socket=admin_socket)
@@ -90,4 +111,5 @@ def prepare_gateway(data_dir: Path, *, deployer_port: int, monitor_port: int, ad
             "--log-level", "warning",
         ),
         directory=data_dir,
+        environment={TOKEN_VARIABLE: token},
     )  # fmt: skip

@@ -16,7 +16,7 @@ SOCKET_FOLDER_BYTES_MAX: Final = 50
 RUNTIMES_VARIABLE: Final = "TIDEGATE_RUNTIMES_DIR"
 _FOLDERS: Final = (
     "kafka", "object-store", "gateway", "registry", "validator", "deployer", "monitor", "modelhost",
-    "modelhost-sandbox", "import", "logs", "run",
+    "modelhost-sandbox", "import", "logs", "run", "tokens",
 )  # fmt: skip
 
 
@@ -45,6 +45,16 @@ class Layout:
     def credentials(self) -> Path:
         """The keys of the object store."""
         return self.root / "credentials.json"
+
+    @property
+    def tokens_file(self) -> Path:
+        """Whom the services let in."""
+        return self.root / "tokens.json"
+
+    @property
+    def tokens(self) -> Path:
+        """The tokens of the stack's own parts, one a file."""
+        return self.root / "tokens"
 
     @property
     def run(self) -> Path:

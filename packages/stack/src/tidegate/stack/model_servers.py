@@ -6,6 +6,8 @@ from typing import Final
 
 import grpc
 
+from tidegate.core.channels import open_channel
+from tidegate.core.settings import CallerSettings
 from tidegate.v1 import modelhost_service_pb2 as pb
 from tidegate.v1 import modelhost_service_pb2_grpc as pb_grpc
 
@@ -13,9 +15,9 @@ ANSWER_S: Final = 5.0
 STOP_S: Final = 20.0
 
 
-def stop_model_servers(address: str) -> bool:
+def stop_model_servers(address: str, caller: CallerSettings) -> bool:
     """Have the host at ``address`` stop all its servers; return whether it did."""
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with open_channel(address, caller) as channel:
         stub = pb_grpc.ModelHostServiceStub(channel)
         try:
             servers = stub.ListServers(pb.ListServersRequest(), timeout=ANSWER_S).servers

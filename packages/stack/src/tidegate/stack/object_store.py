@@ -12,6 +12,7 @@ from typing import Final
 
 from tidegate.core.errors import InvalidInput, Unavailable
 from tidegate.stack.environment import clean_environment
+from tidegate.stack.private import write_private
 from tidegate.stack.program import Program
 
 UPLOAD_BUCKET: Final = "tidegate-uploads"
@@ -42,11 +43,7 @@ def ensure_credentials(path: Path) -> Credentials:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         made = {"access_key": "tidegate-" + secrets.token_hex(6), "secret_key": secrets.token_urlsafe(24)}
-        partial = path.with_name(path.name + ".partial")
-        partial.unlink(missing_ok=True)
-        partial.touch(mode=0o600)
-        partial.write_text(json.dumps(made))
-        partial.rename(path)
+        write_private(path, json.dumps(made))
     try:
         found = json.loads(path.read_text())
         return Credentials(access_key=found["access_key"], secret_key=found["secret_key"])

@@ -16,6 +16,7 @@ from tidegate.stack.ports import LOOPBACK, PortPlan
 from tidegate.stack.program import Program
 from tidegate.stack.readiness import grpc_serving, http_answers, kafka_ready, minio_client, object_store_ready
 from tidegate.stack.services import Site, service_programs
+from tidegate.stack.tokens import GATEWAY
 
 # What everything else stands on, and what stands on nothing.
 FIRST: Final = ("kafka", "object-store", "modelhost", "modelhost-sandbox", "gateway")
@@ -44,6 +45,7 @@ def programs(site: Site, *, class_path: str, caller: Mapping[str, str] = os.envi
             deployer_port=ports.deployer,
             monitor_port=ports.monitor,
             admin_socket=layout.gateway_admin_socket,
+            token=site.tokens.read(GATEWAY),
         ),
         *service_programs(site, caller=caller),
     )

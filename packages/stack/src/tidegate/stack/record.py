@@ -12,6 +12,8 @@ from tidegate.core.errors import InvalidInput
 from tidegate.stack.layout import Layout
 from tidegate.stack.object_store import ARTIFACT_BUCKET, UPLOAD_BUCKET, ensure_credentials
 from tidegate.stack.ports import LOOPBACK, PortPlan
+from tidegate.stack.private import write_private
+from tidegate.stack.tokens import LOCAL
 
 FORMAT: Final = 1
 
@@ -42,6 +44,7 @@ def client_environment(layout: Layout, ports: PortPlan) -> dict[str, str]:
         "TIDEGATE_MODELHOST_SANDBOX_ADDRESS": f"{LOOPBACK}:{ports.modelhost_sandbox}",
         "TIDEGATE_GATEWAY_URL": f"http://{LOOPBACK}:{ports.gateway}",
         "TIDEGATE_IMPORT_DIR": str(layout.import_dir),
+        "TIDEGATE_TOKEN_FILE": str(layout.tokens / LOCAL),
     }
 
 
@@ -60,15 +63,11 @@ def document(layout: Layout, record: Record) -> dict[str, Any]:
 
 def save(layout: Layout, record: Record) -> None:
     """Write stack.json, readable by its owner alone since clients find the object store's keys in it."""
-    partial = layout.record.with_name(layout.record.name + ".partial")
-    partial.unlink(missing_ok=True)
-    partial.touch(mode=0o600)
     whole = document(layout, record)
     if layout.credentials.exists():
         keys = ensure_credentials(layout.credentials)
         whole["env"] |= {"TIDEGATE_S3_ACCESS_KEY": keys.access_key, "TIDEGATE_S3_SECRET_KEY": keys.secret_key}
-    partial.write_text(json.dumps(whole, indent=2) + "\n")
-    partial.rename(layout.record)
+    write_private(layout.record, json.dumps(whole, indent=2) + "\n")
 
 
 def load(layout: Layout) -> Record | None:

@@ -14,6 +14,7 @@ from tidegate.stack.object_store import ARTIFACT_BUCKET, Credentials
 from tidegate.stack.ports import LOOPBACK, PortPlan
 from tidegate.stack.program import Program
 from tidegate.stack.release import RELEASE_VARIABLE, this_release
+from tidegate.stack.tokens import OWN_TOKENS, Tokens
 
 SERVICE_STOP_S: Final = 15.0
 # Several small processes share two cores: no thread pools and memory arenas of their own for each core.
@@ -30,6 +31,9 @@ class Site:
     ports: PortPlan
     credentials: Credentials
     runtimes_dir: Path
+    tokens: Tokens
+    # Set while a gateway runs that an older release started, which knows of no tokens.
+    admit_old_gateways: bool = False
 
     @property
     def kafka(self) -> dict[str, str]:
@@ -81,8 +85,18 @@ def _modelhost(site: Site, part: str) -> dict[str, str]:
     }
 
 
+def _access(site: Site) -> dict[str, str]:
+    if site.tokens.insecure:
+        return {"TIDEGATE_INSECURE": "true"}
+    admitted = {"TIDEGATE_ADMIT_OLD_GATEWAYS": "true"} if site.admit_old_gateways else {}
+    return {"TIDEGATE_TOKENS_FILE": str(site.tokens.file)} | admitted
+
+
 def _service(site: Site, part: str, port: int, settings: Mapping[str, str], caller: Mapping[str, str]) -> Program:
     module = part.partition("-")[0]
+    access = _access(site)
+    if part in OWN_TOKENS:
+        access["TIDEGATE_TOKEN_FILE"] = str(site.tokens.path_of(part))
     prefix = f"TIDEGATE_{module.upper()}_"
     own = {
         f"{prefix}HOST": LOOPBACK,
@@ -96,6 +110,6 @@ def _service(site: Site, part: str, port: int, settings: Mapping[str, str], call
         name=part,
         command=(sys.executable, "-m", f"tidegate.{module}"),
         directory=site.layout.part(part),
-        environment=_SMALL | passed_on | dict(settings) | own | {RELEASE_VARIABLE: this_release()},
+        environment=_SMALL | passed_on | dict(settings) | own | access | {RELEASE_VARIABLE: this_release()},
         stop_s=SERVICE_STOP_S,
     )

@@ -8,12 +8,14 @@ from typing import Final
 
 import psutil
 
+from tidegate.core.settings import CallerSettings
 from tidegate.stack import leftovers
 from tidegate.stack.layout import Layout
 from tidegate.stack.model_servers import stop_model_servers
 from tidegate.stack.parts import STOPPED_FIRST
 from tidegate.stack.ports import LOOPBACK, PortPlan
 from tidegate.stack.supervisor import Supervisor
+from tidegate.stack.tokens import LOCAL
 
 STOP_S: Final = 60.0
 POLL_S: Final = 0.1
@@ -29,8 +31,10 @@ def stop_everything(supervisor: Supervisor, layout: Layout, ports: PortPlan | No
         leftovers.end(leftovers.marked(layout, parts=lambda name: not name))
     ended = leftovers.end(leftovers.marked(layout, parts=lambda name: name in STOPPED_FIRST))
     if ports is not None:
+        token = layout.tokens / LOCAL
+        caller = CallerSettings(token_file=token if token.exists() else None)
         for port in (ports.modelhost, ports.modelhost_sandbox):
-            stop_model_servers(f"{LOOPBACK}:{port}")
+            stop_model_servers(f"{LOOPBACK}:{port}", caller)
     if alive:
         processes = leftovers.marked(layout)
         supervisor.shutdown()

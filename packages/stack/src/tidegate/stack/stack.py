@@ -14,6 +14,7 @@ import psutil
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import Conflict, FailedPrecondition
 from tidegate.stack import leftovers, record
+from tidegate.stack.gateway import TOKEN_VARIABLE
 from tidegate.stack.layout import Layout, runtimes_dir
 from tidegate.stack.machine import check_machine
 from tidegate.stack.maven import cache_dir, class_path, fetch_jars, read_lock, repository_url
@@ -28,6 +29,7 @@ from tidegate.stack.services import Site
 from tidegate.stack.shutdown import end_leftovers, stop_everything
 from tidegate.stack.startup import start_parts
 from tidegate.stack.supervisor import Supervisor
+from tidegate.stack.tokens import Tokens, ensure_tokens
 from tidegate.stack.upgrade import Upgrade, contents_of, note_contents, outdated_services, running_scripts, settings_of
 
 
@@ -65,13 +67,14 @@ class Stack:
         self._reporter = reporter or Silent()
         self.supervisor = Supervisor(self.layout)
 
-    def up(self, *, port_base: int | None = None) -> Record:
+    def up(self, *, port_base: int | None = None, insecure: bool = False) -> Record:
         """Have every part run and return when all are ready; nothing happens to parts that are.
 
         Services of a stack that another release started are replaced, one at a time (:mod:`tidegate.stack.upgrade`).
 
         ``port_base``: None = as last time (at first 7400), 0 = ports that are free (the same as last time if they
-        still are). If a part does not come up, all that was started is stopped again; the logs stay.
+        still are). ``insecure``: the services ask nobody who they are, until the next start. If a part does not come
+        up, all that was started is stopped again; the logs stay.
 
         Raises:
             TidegateError: With a hint what to do.
@@ -88,7 +91,7 @@ class Stack:
             self.layout.make()
             plan = self._choose_ports(port_base)
             try:
-                self._start_supervisor(plan)
+                self._start_supervisor(plan, insecure=insecure)
                 return self._start_parts(plan)
             except BaseException:
                 self._stop(plan)
@@ -155,11 +158,10 @@ class Stack:
         check_free(plan.ports)
         return plan
 
-    def _start_supervisor(self, plan: Record) -> None:
+    def _start_supervisor(self, plan: Record, *, insecure: bool) -> None:
         jars, runtimes = self._jars(), self._runtimes()
         self._reporter.say("starting the event bus, the object store and the gateway")
-        credentials = ensure_credentials(self.layout.credentials)
-        site = Site(layout=self.layout, ports=plan.ports, credentials=credentials, runtimes_dir=runtimes)
+        site = self._site(plan, runtimes=runtimes, insecure=insecure)
         wanted = [each for each in programs(site, class_path=class_path(jars)) if each.name in self._names]
         self.supervisor.start(wanted)
         (self.layout.run / "contents.json").unlink(missing_ok=True)
@@ -196,14 +198,36 @@ class Stack:
         scripts = running_scripts(self.layout)
         contents = contents_of(self.layout, scripts)
         note_contents(self.layout, contents)
-        credentials = ensure_credentials(self.layout.credentials)
-        site = Site(layout=self.layout, ports=plan.ports, credentials=credentials, runtimes_dir=self._runtimes())
-        wanted = programs(site, class_path=class_path(self._jars()), caller=settings_of(scripts, os.environ))
+        settings = settings_of(scripts, os.environ)
+        # Its own settings last as long as it runs; a gateway that goes on as it is may know of no tokens.
+        site = self._site(
+            plan,
+            runtimes=self._runtimes(),
+            insecure=settings_of(scripts, {}).get("TIDEGATE_INSECURE") == "true",
+            admit_old_gateways=TOKEN_VARIABLE not in scripts.get("gateway", ""),
+        )
+        wanted = programs(site, class_path=class_path(self._jars()), caller=settings)
         upgrade = Upgrade(
-            self.supervisor, self.layout, ports=plan.ports, credentials=credentials, reporter=self._reporter
+            self.supervisor, self.layout, ports=plan.ports, credentials=site.credentials, reporter=self._reporter
         )
         upgrade.run(wanted, scripts=scripts, contents=contents)
         return self._start_parts(plan)
+
+    def _site(self, plan: Record, *, runtimes: Path, insecure: bool = False, admit_old_gateways: bool = False) -> Site:
+        tokens = Tokens(file=self.layout.tokens_file, folder=self.layout.tokens, insecure=insecure)
+        ensure_tokens(tokens)
+        if insecure:
+            self._reporter.say("INSECURE: the services ask nobody who they are; whoever reaches a port may do anything")
+        elif admit_old_gateways:
+            self._reporter.say("the gateway knows of no tokens, and is believed without one until its next start")
+        return Site(
+            layout=self.layout,
+            ports=plan.ports,
+            credentials=ensure_credentials(self.layout.credentials),
+            runtimes_dir=runtimes,
+            tokens=tokens,
+            admit_old_gateways=admit_old_gateways,
+        )
 
     def _jars(self) -> tuple[Path, ...]:
         tell = self._reporter

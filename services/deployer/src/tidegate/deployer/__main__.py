@@ -13,15 +13,17 @@ from tidegate.contracts.codec import Event
 from tidegate.contracts.principals import DEPLOYER_PRINCIPAL
 from tidegate.contracts.topics import TOPICS
 from tidegate.core.bus import EventProducer
+from tidegate.core.channels import open_aio_channel
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import InvalidInput, Unavailable
 from tidegate.core.grpc_server import GrpcServer
 from tidegate.core.in_hand import InHand
 from tidegate.core.process import first_of, run, until_signal
-from tidegate.core.settings import KafkaSettings
+from tidegate.core.settings import AccessSettings, CallerSettings, KafkaSettings
 from tidegate.core.telemetry import start_telemetry
 from tidegate.deployer.agents import SOURCE
 from tidegate.deployer.follower import Follower
+from tidegate.deployer.gateway_callers import read_gateway_callers
 from tidegate.deployer.group import WorkerGroup
 from tidegate.deployer.hosts import LiveHost
 from tidegate.deployer.service import RolloutServicer, command_event_id
@@ -75,11 +77,12 @@ class Deployer:
             settings.gateway_host,
             settings.gateway_port,
             lease_s=settings.lease_s,
+            callers=read_gateway_callers(settings.gateway_callers_file),
             on_applied=self._group.on_applied,
             on_refused=self._group.on_refused,
         )
         self._host = LiveHost(
-            address=settings.modelhost,
+            channel=open_aio_channel(settings.modelhost, CallerSettings()),
             runtime=settings.runtime,
             load_timeout_s=settings.load_timeout_s,
             drain_s=self._fleet.drain_s,
@@ -89,8 +92,12 @@ class Deployer:
         )
         self._group.host = self._host
         self._follower = Follower(kafka=kafka, book=book, apply_route=self._apply_route)
-        self._server = GrpcServer(service_names=[SERVICE_NAME])
-        servicer = RolloutServicer(book=book, publish=lambda command: _publish(producer, command))
+        self._server = GrpcServer(service_names=[SERVICE_NAME], access=AccessSettings())
+        servicer = RolloutServicer(
+            book=book,
+            publish=lambda command: _publish(producer, command),
+            decided_within_s=settings.decided_within_s,
+        )
         add_RolloutServiceServicer_to_server(servicer, self._server.server)
         self._fleet.add_to_server(self._server.server)
 

@@ -30,8 +30,9 @@ from tidegate.core.settings import KafkaSettings
 from tidegate.core.tracing import current_traceparent, sending
 from tidegate.deployer import events as core
 from tidegate.deployer import wire
-from tidegate.deployer.hosts import Seen, Wanted
+from tidegate.deployer.hosts import Seen, Wanted, wanted_of
 from tidegate.deployer.metrics import DECISIONS, STATE_GAUGES, STEPS, TRANSACTION_SECONDS, AckTimes
+from tidegate.deployer.retirement_events import retirement_event
 from tidegate.deployer.rollout import decide
 from tidegate.deployer.state import Decision, ModelState
 from tidegate.deployer.tracing import RolloutTraces
@@ -156,11 +157,7 @@ class PartitionWorker:
 
     def wanted(self) -> list[Wanted]:
         """Return the servers that shall run for the models of this partition, by what is committed."""
-        found: list[Wanted] = []
-        for model, state in self._committed.items():
-            known = [state.version(number) for number in state.wanted_servers()]
-            found.extend(Wanted(model=model, version=version) for version in known if version is not None)
-        return found
+        return [one for state in self._committed.values() for one in wanted_of(state)]
 
     def tick(self) -> None:
         """Let time enter the models that have something running, unless more waits than can be decided in time."""
@@ -174,11 +171,12 @@ class PartitionWorker:
         """Let the core know how a server is."""
         event = core.ServerChanged(
             time_s=_now_s(),
-            cause=f"model host: {seen.model}@{seen.number} {'ready' if seen.ready else seen.failure or 'not ready'}",
+            cause=f"model host: {seen.model}@{seen.number} {_told(seen)}",
             number=seen.number,
             endpoint=seen.endpoint,
             ready=seen.ready,
             failure=seen.failure,
+            waiting=seen.waiting,
         )
         self._queue.put_nowait(Item(model=seen.model, event=event))
 
@@ -278,6 +276,9 @@ class PartitionWorker:
                     traceparent=self._traces.of_step(decision, step),
                 )
             )
+        if decision.retirement is not None:
+            change, cause = decision.retirement, item.cause_id
+            outcome.messages.append(retirement_event(item.model, change, source=SOURCE, cause_id=cause))
         if decision.route_changed:
             table = wire.route_message(item.model, decision.state.route)
             decided = datetime.fromtimestamp(_event_time_s(item), tz=UTC)
@@ -380,6 +381,10 @@ def applied_event(applied: RouteApplied, *, source: str, correlation_id: str) ->
         subject=applied.model,
         correlation_id=correlation_id or key,
     )
+
+
+def _told(seen: Seen) -> str:
+    return "ready" if seen.ready else seen.failure or seen.waiting or "not ready"
 
 
 def _is_worth_keeping(before: ModelState, decision: Decision) -> bool:

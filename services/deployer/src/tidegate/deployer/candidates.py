@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tidegate.deployer import progress
 from tidegate.deployer.events import VersionApproved, VersionBlessed, VersionRegistered
+from tidegate.deployer.policies import remembered
 from tidegate.deployer.progress import ignored
 from tidegate.deployer.state import (
     KNOWN_VERSIONS_MAX,
@@ -28,6 +29,9 @@ def version_registered(state: ModelState, event: VersionRegistered) -> Decision:
     early = next((waiting for waiting in state.queue if waiting.number == number), None)
     if len(versions) > KNOWN_VERSIONS_MAX:
         needed = {*state.wanted_servers(), *(waiting.number for waiting in state.queue)}
+        if state.retired is not None:
+            kept = (*state.retired.retained, state.retired.stable)
+            needed |= {number for number in kept if number is not None}
         droppable = next(version for version in versions if version.number not in needed)
         versions = tuple(version for version in versions if version is not droppable)
     registered = replace(state, versions=versions)
@@ -46,7 +50,7 @@ def version_blessed(state: ModelState, event: VersionBlessed) -> Decision:
     if known is None:
         return _blessed_early(state, blessed)
     wanted = strategy_for(blessed.number, state.stable, blessed.policy)
-    marked = state.with_version(replace(known, blessed=True, approval=wanted.approval))
+    marked = remembered(state, replace(known, blessed=True, approval=wanted.approval), blessed.policy)
     refusal = _refusal(marked, blessed)
     if refusal:
         return Decision(state=marked, reason=refusal)
@@ -100,6 +104,9 @@ def give_way(state: ModelState, time_s: float, cause: str) -> Decision:
 
 def _refusal(state: ModelState, blessed: Blessed) -> str:
     """Return why a blessed version starts no rollout by itself, or ""."""
+    known = state.version(blessed.number)
+    if state.retired is not None or (known is not None and known.retired):
+        return f"{'the model' if state.retired is not None else blessed.number} is retired: it is not delivered"
     if blessed.rollout_id in state.rollout_ids or any(one.rollout_id == blessed.rollout_id for one in state.queue):
         return f"{blessed.rollout_id} was opened already"
     if state.rollout is not None and blessed.number == state.rollout.candidate:

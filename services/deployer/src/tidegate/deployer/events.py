@@ -18,6 +18,8 @@ class Verb(StrEnum):
     ABORT = "ABORT"
     APPROVE = "APPROVE"
     ROLLBACK = "ROLLBACK"
+    RETIRE = "RETIRE"
+    RESTORE = "RESTORE"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +51,10 @@ class VersionApproved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerChanged:
-    """The model host sees a server differently than before; ``failure`` says why it will not come up."""
+    """The model host sees a server differently than before.
+
+    ``failure`` says why it will not come up, ``waiting`` what it waits for before it can be started.
+    """
 
     time_s: float
     cause: str
@@ -57,6 +62,7 @@ class ServerChanged:
     endpoint: str
     ready: bool
     failure: str = ""
+    waiting: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,7 @@ from tidegate.core.kafka_consumer import committed_consumer
 from tidegate.core.settings import KafkaSettings
 from tidegate.deployer.agents import ApplyRoute
 from tidegate.deployer.store import RolloutBook
-from tidegate.v1.rollout_events_pb2 import RolloutState, RolloutStep, RouteTable
+from tidegate.v1.rollout_events_pb2 import RetirementChanged, RolloutState, RolloutStep, RouteTable
 
 POLL_MS: Final = 500
 # The client can wait for ever where a broker dies at the wrong moment.
@@ -90,6 +90,8 @@ class Follower:
                 self._apply_route(event.message, None)
             case RolloutStep():
                 self._book.record(event.message, event.time, cause_id=event.causation_id)
+            case RetirementChanged():
+                self._book.record_retirement(event.message, cause_id=event.causation_id)
             case RolloutState():
                 self._book.remember(event.message)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import grpc
 import structlog
 
 from tidegate.contracts.names import format_version
-from tidegate.deployer.state import KnownVersion, Number
+from tidegate.core.grpc_errors import reason_of
+from tidegate.deployer.places import PlaceQueue
+from tidegate.deployer.state import KnownVersion, ModelState, Number
 from tidegate.deployer.wire import number_from, version_from
 from tidegate.v1 import modelhost_service_pb2 as pb
 from tidegate.v1.modelhost_service_pb2_grpc import ModelHostServiceStub
@@ -22,16 +24,18 @@ POLL_CALM_S: Final = 1.0
 CALL_TIMEOUT_S: Final = 5.0
 RETRY_FAILED_S: Final = 10.0
 RETELL_S: Final = 5.0
+HOST_FULL: Final = "SERVER_LIMIT_REACHED"
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """A server that shall run."""
+    """A server that shall run; one that a route names comes before one that is only about to have traffic."""
 
     model: str
     version: KnownVersion
+    has_traffic: bool
 
     @property
     def server_id(self) -> str:
@@ -39,15 +43,27 @@ class Wanted:
         return f"{self.model}@{self.version.number}"
 
 
+def wanted_of(state: ModelState) -> list[Wanted]:
+    """Return the servers that a model wants; a version that was blessed before its registration came has none yet."""
+    named = state.route.versions()
+    known = [state.version(number) for number in state.wanted_servers()]
+    return [
+        Wanted(model=state.model, version=version, has_traffic=version.number in named)
+        for version in known
+        if version is not None
+    ]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """How a server is, as far as decisions care."""
+    """How a server is, as far as decisions care; ``waiting`` says what its start waits for."""
 
     model: str
     number: Number
     endpoint: str
     ready: bool
     failure: str = ""
+    waiting: str = ""
 
 
 class LiveHost:
@@ -56,7 +72,7 @@ class LiveHost:
     def __init__(
         self,
         *,
-        address: str,
+        channel: grpc.aio.Channel,
         runtime: str,
         load_timeout_s: float,
         drain_s: float,
@@ -64,7 +80,7 @@ class LiveHost:
         owns: Callable[[str], bool],
         tell: Callable[[Seen], None],
     ) -> None:
-        self._channel = grpc.aio.insecure_channel(address)
+        self._channel = channel
         self._stub = ModelHostServiceStub(self._channel)
         self._runtime = runtime
         self._load_timeout_s = load_timeout_s
@@ -76,6 +92,7 @@ class LiveHost:
         self._retried_s: dict[str, float] = {}
         self._unwanted_s: dict[str, float] = {}
         self._retold_s = 0.0
+        self._places = PlaceQueue()
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -110,17 +127,19 @@ class LiveHost:
         listed = await self._stub.ListServers(pb.ListServersRequest(), timeout=CALL_TIMEOUT_S)
         running = {server.spec.server_id: server for server in listed.servers}
         wanted = {one.server_id: one for one in self._wanted()}
-        for server_id, one in wanted.items():
-            server = running.get(server_id)
-            if server is None:
-                await self._start(one)
-            else:
-                await self._look(one, server)
+        missing = {server_id: one.has_traffic for server_id, one in wanted.items() if server_id not in running}
+        # Before the looks: a server that has failed is stopped there, and its place stays its own.
+        for server_id in self._places.in_turn(missing):
+            await self._start(wanted[server_id])
+        for server_id in wanted.keys() - missing.keys():
+            await self._look(wanted[server_id], running[server_id])
         self._forget_unwanted(wanted.keys())
         for server_id in self._drained(running, wanted.keys()):
             await self._stop(server_id)
         settled = (pb.SERVER_STATE_READY, pb.SERVER_STATE_FAILED)
-        return any(server_id not in running or running[server_id].state not in settled for server_id in wanted)
+        moving = [server_id for server_id, server in running.items() if server.state not in settled]
+        starting = [server_id for server_id in missing if server_id not in self._places]
+        return bool(starting) or any(server_id in wanted for server_id in moving)
 
     def _drained(self, running: Mapping[str, pb.Server], wanted: Collection[str]) -> list[str]:
         """Return our servers that nobody has wanted for ``drain_s``.
@@ -146,7 +165,8 @@ class LiveHost:
             del self._told[server_id]
 
     async def _start(self, one: Wanted) -> None:
-        log.info("starting model server", server=one.server_id)
+        if one.server_id not in self._places:
+            log.info("starting model server", server=one.server_id)
         spec = pb.ServerSpec(
             server_id=one.server_id,
             model=one.model,
@@ -166,8 +186,15 @@ class LiveHost:
         except grpc.aio.AioRpcError as error:
             if error.code() not in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION}:
                 raise
-            failure = f"the model host refused: {error.details()}"
-            self._say(Seen(model=one.model, number=one.version.number, endpoint="", ready=False, failure=failure))
+            told = (error.details() or error.code().name).partition("\nhint: ")[0]
+            seen = Seen(model=one.model, number=one.version.number, endpoint="", ready=False)
+            if reason_of(error) == HOST_FULL:
+                self._places.refused(one.server_id)
+                self._say(replace(seen, waiting=told))
+            else:
+                self._say(replace(seen, failure=f"the model host refused: {told}"))
+        else:
+            self._places.started(one.server_id)
 
     async def _look(self, one: Wanted, server: pb.Server) -> None:
         failed = server.state == pb.SERVER_STATE_FAILED

@@ -21,9 +21,9 @@ from tidegate.deployer.strategies import strategy_for
 ROLLOUT_IDS_MAX = 500
 
 
-def ignored(state: ModelState, reason: str) -> Decision:
-    """Return the decision to change nothing, and why."""
-    return Decision(state=state, reason=f"ignored: {reason}")
+def ignored(state: ModelState, reason: str, code: str = "") -> Decision:
+    """Return the decision to change nothing, and why; ``code`` where callers tell reasons apart."""
+    return Decision(state=state, reason=f"ignored: {reason}", code=code)
 
 
 def published(state: ModelState, reason: str, time_s: float, cause: str, *, route_changed: bool) -> Decision:
@@ -79,6 +79,13 @@ def open_rollout(state: ModelState, blessed: Blessed, time_s: float, cause: str)
     return _open(state, blessed, strategy.name, strategy.steps, strategy.bake_s, strategy.approval, time_s, cause)
 
 
+def open_again(state: ModelState, blessed: Blessed, approval: str, time_s: float, cause: str) -> Decision:
+    """Open a rollout that a person asks for, by the version's own policy; ``approval`` is wanted if that wants none."""
+    strategy = strategy_for(blessed.number, state.stable, blessed.policy)
+    wanted = strategy.approval or approval
+    return _open(state, blessed, strategy.name, strategy.steps, strategy.bake_s, wanted, time_s, cause)
+
+
 def open_switch(state: ModelState, blessed: Blessed, time_s: float, cause: str) -> Decision:
     """Open a rollout that switches at once, as a person who goes back to an earlier version wants."""
     return _open(state, blessed, "blue_green", (1.0,), 0.0, "", time_s, cause)
@@ -126,6 +133,7 @@ def followed(first: Decision, second: Decision) -> Decision:
         steps=(*first.steps, *second.steps),
         route_changed=first.route_changed or second.route_changed,
         reason=f"{first.reason}; {second.reason}",
+        retirement=first.retirement or second.retirement,
     )
 
 

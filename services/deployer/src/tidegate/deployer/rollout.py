@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, assert_never
 
-from tidegate.deployer import candidates, progress
+from tidegate.deployer import candidates, progress, waiting
 from tidegate.deployer.commands import command_given
 from tidegate.deployer.events import (
     CommandGiven,
@@ -88,14 +88,21 @@ def _server_changed(state: ModelState, event: ServerChanged) -> Decision:
     status = ServerStatus(number=event.number, endpoint=event.endpoint, ready=event.ready)
     seen = replace(state, servers=tuple(sorted((*others, status), key=lambda server: server.number)))
     rollout = seen.rollout
-    if rollout is not None and rollout.candidate == event.number and rollout.phase is Phase.STARTING:
-        if event.ready:
-            return progress.candidate_ready(seen, event.time_s, event.cause)
-        if event.failure:
-            why = f"the server of {event.number} did not start: {event.failure}"
-            return progress.end_with(seen, Phase.ABORTED, why, event.time_s, event.cause)
+    if rollout is not None and rollout.candidate == event.number and waiting.is_before_its_server(rollout):
+        if not event.ready and not event.failure:
+            return waiting.changed(seen, event)
+        seen = waiting.ended(seen, event.time_s)
+        if rollout.phase is Phase.STARTING:
+            return _candidate_started(seen, event)
     how = "ready" if event.ready else event.failure or "not ready"
     return progress.follow_route(seen, f"the server of {event.number} is {how}", event.time_s, event.cause)
+
+
+def _candidate_started(seen: ModelState, event: ServerChanged) -> Decision:
+    if event.ready:
+        return progress.candidate_ready(seen, event.time_s, event.cause)
+    why = f"the server of {event.number} did not start: {event.failure}"
+    return progress.end_with(seen, Phase.ABORTED, why, event.time_s, event.cause)
 
 
 def _route_acknowledged(state: ModelState, event: RouteAcknowledged) -> Decision:
@@ -217,7 +224,11 @@ _Rule = Callable[[ModelState, Ticked], Decision | None]
 
 def _past_deadline(state: ModelState, event: Ticked) -> Decision | None:
     rollout = state.rollout
-    if rollout is None or event.time_s - rollout.began_s < rollout.policy.deadline_s:
+    if rollout is None:
+        return None
+    # While there is no room for its server it can do nothing: that is not held against it.
+    own_s = event.time_s - rollout.began_s - waiting.waited_s(rollout, event.time_s)
+    if own_s < rollout.policy.deadline_s:
         return None
     if (rollout.resume_phase or rollout.phase) in {Phase.SETTLING, Phase.ROLLING_BACK}:
         # It has come to its end in time; a pause or a silent monitor does not take that back.

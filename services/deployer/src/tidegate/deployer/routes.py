@@ -20,7 +20,10 @@ def candidate_share(rollout: Rollout) -> float:
 def lines_for(state: ModelState) -> tuple[Line, ...]:
     """Return the lines that follow from the state; the one of unversioned requests comes first."""
     main = _main_line(state)
-    lines = [main] if main is not None else []
+    if main is None:
+        # Whatever came first would be the line of unversioned requests.
+        return ()
+    lines = [main]
     others = {number.major: number for number in state.retained}
     rollout = state.rollout
     # A first version that waits has no line yet: its own would be the one of unversioned requests.

@@ -15,15 +15,17 @@ from google.protobuf.message import Message
 
 from tidegate.contracts.codec import derived_event_id
 from tidegate.contracts.names import is_model
+from tidegate.core.callers import current_caller
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import FailedPrecondition, InvalidInput, NotFound, Unavailable
 from tidegate.deployer import rollout as core
 from tidegate.deployer.answers import Answers
-from tidegate.deployer.store import RolloutBook
+from tidegate.deployer.refusals import refusal_of, unknown_model
+from tidegate.deployer.retirement_calls import RetirementCalls, model_of, required_version
+from tidegate.deployer.store import RolloutBook, retirement_key
 from tidegate.deployer.wire import command_from
 from tidegate.v1 import rollout_events_pb2 as pb
 from tidegate.v1 import rollout_service_pb2 as api
-from tidegate.v1.rollout_service_pb2_grpc import RolloutServiceServicer
 from tidegate.v1.values_pb2 import Version
 
 PAGE_SIZE_DEFAULT: Final = 50
@@ -31,14 +33,12 @@ PAGE_SIZE_MAX: Final = 1_000
 # Below the deadline that clients set by default (10 s), so that they hear why there is no answer.
 DECIDED_WITHIN_S: Final = 8.0
 TEXT_MAX: Final = 1_000
-ACTOR_METADATA: Final = "x-tidegate-actor"
-ANONYMOUS: Final = "anonymous"
 
 Response = TypeVar("Response", bound=Message)
 PublishCommand = Callable[[pb.RolloutCommand], Awaitable[None]]
 
 
-class RolloutServicer(RolloutServiceServicer):
+class RolloutServicer(RetirementCalls):
     """Thin: validates, looks up, hands commands to ``publish`` (which returns when the broker has them)."""
 
     def __init__(
@@ -57,7 +57,8 @@ class RolloutServicer(RolloutServiceServicer):
         """Return a page of rollouts, newest first."""
         if request.model:
             _check_model(request.model)
-        rollouts = self._book.newest_first(request.model)
+        may_see = current_caller().may_touch
+        rollouts = [rollout for rollout in self._book.newest_first(request.model) if may_see(rollout.model)]
         start = _page_start(request.page_token)
         size = min(request.page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
         if size < 0:
@@ -71,19 +72,32 @@ class RolloutServicer(RolloutServiceServicer):
         """Stream rollouts as they move."""
         if request.model:
             _check_model(request.model)
+        may_see = current_caller().may_touch
         async for rollout in self._book.watch(request.model):
-            yield api.WatchRolloutsResponse(rollout=rollout)
+            if may_see(rollout.model):
+                yield api.WatchRolloutsResponse(rollout=rollout)
 
-    async def PauseRollout(self, request: api.PauseRolloutRequest, context: Any) -> api.PauseRolloutResponse:  # noqa: N802
+    async def StartRollout(self, request: api.StartRolloutRequest, _context: Any) -> api.StartRolloutResponse:  # noqa: N802
+        """Try a version (again) by the policy that it was blessed with, as a new rollout."""
+
+        def decide() -> tuple[pb.RolloutCommand, api.StartRolloutResponse]:
+            self._check_known(request.model)
+            verb, version = pb.RolloutCommand.VERB_START, required_version(request)
+            command = pb.RolloutCommand(verb=verb, model=request.model, version=version)
+            return command, api.StartRolloutResponse()
+
+        return await self._once(request, decide)
+
+    async def PauseRollout(self, request: api.PauseRolloutRequest, _context: Any) -> api.PauseRolloutResponse:  # noqa: N802
         """Ask a rollout to stay at its step."""
 
         def decide() -> tuple[pb.RolloutCommand, api.PauseRolloutResponse]:
             rollout = self._find_running(request.rollout_id)
             return _about(rollout, pb.RolloutCommand.VERB_PAUSE), api.PauseRolloutResponse(rollout=rollout)
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def ResumeRollout(self, request: api.ResumeRolloutRequest, context: Any) -> api.ResumeRolloutResponse:  # noqa: N802
+    async def ResumeRollout(self, request: api.ResumeRolloutRequest, _context: Any) -> api.ResumeRolloutResponse:  # noqa: N802
         """Ask a paused rollout to go on."""
 
         def decide() -> tuple[pb.RolloutCommand, api.ResumeRolloutResponse]:
@@ -91,9 +105,9 @@ class RolloutServicer(RolloutServiceServicer):
             _check_phase(rollout, "PAUSED", code="ROLLOUT_NOT_PAUSED")
             return _about(rollout, pb.RolloutCommand.VERB_RESUME), api.ResumeRolloutResponse(rollout=rollout)
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def ApproveRollout(self, request: api.ApproveRolloutRequest, context: Any) -> api.ApproveRolloutResponse:  # noqa: N802
+    async def ApproveRollout(self, request: api.ApproveRolloutRequest, _context: Any) -> api.ApproveRolloutResponse:  # noqa: N802
         """Let the approval pass that a rollout waits for."""
 
         def decide() -> tuple[pb.RolloutCommand, api.ApproveRolloutResponse]:
@@ -101,18 +115,18 @@ class RolloutServicer(RolloutServiceServicer):
             _check_phase(rollout, "AWAITING_APPROVAL", code="APPROVAL_NOT_AWAITED")
             return _about(rollout, pb.RolloutCommand.VERB_APPROVE), api.ApproveRolloutResponse(rollout=rollout)
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def AbortRollout(self, request: api.AbortRolloutRequest, context: Any) -> api.AbortRolloutResponse:  # noqa: N802
+    async def AbortRollout(self, request: api.AbortRolloutRequest, _context: Any) -> api.AbortRolloutResponse:  # noqa: N802
         """Ask for the end of a rollout."""
 
         def decide() -> tuple[pb.RolloutCommand, api.AbortRolloutResponse]:
             rollout = self._find_running(request.rollout_id)
             return _about(rollout, pb.RolloutCommand.VERB_ABORT), api.AbortRolloutResponse(rollout=rollout)
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def PromoteRollout(self, request: api.PromoteRolloutRequest, context: Any) -> api.PromoteRolloutResponse:  # noqa: N802
+    async def PromoteRollout(self, request: api.PromoteRolloutRequest, _context: Any) -> api.PromoteRolloutResponse:  # noqa: N802
         """Ask for the next step, or for 100 %."""
 
         def decide() -> tuple[pb.RolloutCommand, api.PromoteRolloutResponse]:
@@ -121,9 +135,9 @@ class RolloutServicer(RolloutServiceServicer):
             command.mode = request.mode or pb.RolloutCommand.MODE_NEXT
             return command, api.PromoteRolloutResponse(rollout=rollout)
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def RollbackModel(self, request: api.RollbackModelRequest, context: Any) -> api.RollbackModelResponse:  # noqa: N802
+    async def RollbackModel(self, request: api.RollbackModelRequest, _context: Any) -> api.RollbackModelResponse:  # noqa: N802
         """Ask for an earlier version to serve again."""
 
         def decide() -> tuple[pb.RolloutCommand, api.RollbackModelResponse]:
@@ -136,22 +150,22 @@ class RolloutServicer(RolloutServiceServicer):
             command = pb.RolloutCommand(verb=verb, model=request.model, version=target)
             return command, api.RollbackModelResponse(version=target)
 
-        return await self._once(request, context, decide)
+        return await self._once(request, decide)
 
-    async def _once(
-        self, request: Any, context: Any, decide: Callable[[], tuple[pb.RolloutCommand, Response]]
-    ) -> Response:
+    async def _once(self, request: Any, decide: Callable[[], tuple[pb.RolloutCommand, Response]]) -> Response:
         """Publish the command that ``decide`` gives and return its answer; a known request gets its answer again."""
         known = self._answers.find(request, request.request_id)
         if known is not None:
+            current_caller().check_model(model_of(known))
             return cast(Response, known)
         command, answer = decide()
         command.request_id = request.request_id
-        command.actor = _actor(context)
+        command.actor = current_caller().name
         command.reason = _text("reason", request.reason)
+        await self._book.caught_up(command.model)
         self._refuse_what_was_decided(command)
         self._refuse_what_is_ignored(command)
-        with self._book.awaiting(command_event_id(command)) as decision:
+        with self._book.awaiting(_awaited(command)) as decision:
             await self._publish(command)
             rollout_id = await self._decided(decision, command)
         return self._answered(request, answer, rollout_id)
@@ -160,6 +174,9 @@ class RolloutServicer(RolloutServiceServicer):
         rollout = self._book.get(rollout_id)
         if rollout is not None:
             answer.rollout.CopyFrom(rollout)  # type: ignore[attr-defined]  # every response of a command has it
+        change = self._book.retirement(request.request_id)
+        if isinstance(answer, api.RetireModelResponse | api.RetireVersionResponse) and change is not None:
+            answer.change.CopyFrom(change)
         self._answers.remember(request, request.request_id, answer)
         return answer
 
@@ -180,13 +197,8 @@ class RolloutServicer(RolloutServiceServicer):
         if state is None or given is None:
             return
         decision = core.decide(state, given)
-        if not decision.steps:
-            raise FailedPrecondition(
-                f"{given.verb} of {command.rollout_id or command.model} is refused: "
-                f"{decision.reason.removeprefix('ignored: ')}",
-                code="COMMAND_REFUSED",
-                hint="`tidegate versions MODEL` and `tidegate rollouts list` say how things stand",
-            )
+        if not decision.steps and decision.retirement is None:
+            raise refusal_of(given, decision, command.rollout_id or command.model)
 
     async def _decided(self, decision: asyncio.Future[str], command: pb.RolloutCommand) -> str:
         try:
@@ -202,6 +214,11 @@ class RolloutServicer(RolloutServiceServicer):
                 hint=f"request {command.request_id} has its effect once; `tidegate rollouts list` tells when it had",
             ) from None
 
+    def _check_known(self, model: str) -> None:
+        _check_model(model)
+        if self._book.state(model) is None:
+            raise unknown_model(model)
+
     def _find(self, rollout_id: str) -> api.Rollout:
         if not rollout_id:
             raise InvalidInput("rollout_id is empty", code="FIELD_MISSING", field="rollout_id")
@@ -213,6 +230,7 @@ class RolloutServicer(RolloutServiceServicer):
                 field="rollout_id",
                 hint="tidegate rollouts list names them",
             )
+        current_caller().check_model(rollout.model)
         return rollout
 
     def _find_running(self, rollout_id: str) -> api.Rollout:
@@ -236,6 +254,12 @@ class RolloutServicer(RolloutServiceServicer):
 def command_event_id(command: pb.RolloutCommand) -> str:
     """Return the id of the event that carries ``command``: steps name it as their cause."""
     return derived_event_id("RolloutCommand", command.request_id)
+
+
+def _awaited(command: pb.RolloutCommand) -> str:
+    about_service = (pb.RolloutCommand.VERB_RETIRE, pb.RolloutCommand.VERB_RESTORE)
+    event_id = command_event_id(command)
+    return retirement_key(event_id) if command.verb in about_service else event_id
 
 
 def _about(rollout: api.Rollout, verb: pb.RolloutCommand.Verb.ValueType) -> pb.RolloutCommand:
@@ -273,13 +297,6 @@ def _text(field: str, text: str) -> str:
             f"{field} has {len(text)} characters, at most {TEXT_MAX}", code="FIELD_TOO_LONG", field=field
         )
     return text
-
-
-def _actor(context: Any) -> str:
-    for name, value in context.invocation_metadata() or ():
-        if name == ACTOR_METADATA:
-            return str(value)[:TEXT_MAX]
-    return ANONYMOUS
 
 
 def _page_token(start: int) -> str:

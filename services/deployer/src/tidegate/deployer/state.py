@@ -10,6 +10,7 @@ WEIGHT_TOTAL: Final = 1_000_000
 KNOWN_VERSIONS_MAX: Final = 500
 REQUEST_IDS_MAX: Final = 200
 QUEUE_MAX: Final = 50
+POLICIES_MAX: Final = 50
 
 
 class Number(NamedTuple):
@@ -83,7 +84,9 @@ class DeliveryPolicy:
 class KnownVersion:
     """A registered version: what a server needs to serve it, and whether it is blessed.
 
-    ``approval`` is the role whose consent its policy wanted when it was blessed; empty = none.
+    ``approval`` is the role whose consent its policy wanted when it was blessed; empty = none. ``policy_digest`` names
+    that policy among those that the state keeps; empty = blessed by a release that kept none, or not blessed. A retired
+    version never serves; ``held_line`` says that it was a MAJOR line of its own when it was retired.
     """
 
     number: Number
@@ -94,6 +97,17 @@ class KnownVersion:
     blessed: bool = False
     approved: bool = False
     approval: str = ""
+    policy_digest: str = ""
+    retired: bool = False
+    held_line: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptPolicy:
+    """A policy that versions were blessed with; many versions share one."""
+
+    digest: str
+    policy: DeliveryPolicy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,7 +187,8 @@ class Rollout:
     """One attempt to take a candidate to 100 %.
 
     ``step_acknowledged_s`` is when the proxies had this step's route; ``resume_phase`` is where PAUSED and HOLDING go
-    back to; ``ending`` is the terminal phase that ROLLING_BACK leads to.
+    back to; ``ending`` is the terminal phase that ROLLING_BACK leads to. ``waiting`` says what keeps the candidate's
+    server from starting, since ``waiting_since_s``; ``waited_s`` is how long it did so before.
     """
 
     rollout_id: str
@@ -194,12 +209,23 @@ class Rollout:
     resume_phase: Phase | None = None
     ending: Phase | None = None
     breached_guard: str = ""
+    waiting: str = ""
+    waiting_since_s: float | None = None
+    waited_s: float = 0.0
 
     @property
     def has_traffic(self) -> bool:
         """Say whether the candidate has (or had, while paused or held) live traffic."""
         phase = self.resume_phase if self.phase in {Phase.PAUSED, Phase.HOLDING} else self.phase
         return phase in {Phase.STEPPING, Phase.SETTLING, Phase.ROLLING_BACK}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retired:
+    """What a model that was taken out of service comes back with."""
+
+    stable: Number | None
+    retained: tuple[Number, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,6 +245,8 @@ class ModelState:
     breached: tuple[Number, ...] = ()
     rollout_ids: tuple[str, ...] = ()
     request_ids: tuple[str, ...] = ()
+    policies: tuple[KeptPolicy, ...] = ()
+    retired: Retired | None = None
 
     def version(self, number: Number) -> KnownVersion | None:
         """Return a known version, or None."""
@@ -260,10 +288,32 @@ class StepRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RetirementRecord:
+    """One RetirementChanged to publish; ``number`` None = the whole model."""
+
+    number: Number | None
+    is_retired: bool
+    sequence: int
+    route_epoch: int
+    route_revision: int
+    actor: str
+    reason: str
+    cause: str
+    time_s: float
+    rollout_id: str
+    request_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """What follows from an event: the state to keep, the steps to publish, whether the route is a new one, and why."""
+    """What follows from an event: the state to keep, the steps to publish, whether the route is a new one, and why.
+
+    ``code`` is the stable reason of a command that changes nothing, where callers tell reasons apart.
+    """
 
     state: ModelState
     steps: tuple[StepRecord, ...] = ()
     route_changed: bool = False
     reason: str = ""
+    code: str = ""
+    retirement: RetirementRecord | None = None

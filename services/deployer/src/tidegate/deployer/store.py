@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Final
 
@@ -18,6 +18,9 @@ from tidegate.v1.rollout_service_pb2 import Rollout
 
 ROLLOUTS_MAX: Final = 10_000
 WATCH_QUEUE_MAX: Final = 1_000
+RETIREMENTS_MAX: Final = 1_000
+# Both are committed together; whoever has read one for so long without the other decides by what there is.
+CAUGHT_UP_WITHIN_S: Final = 2.0
 
 TERMINAL_PHASES: Final = frozenset({pb.PHASE_PROMOTED, pb.PHASE_ROLLED_BACK, pb.PHASE_ABORTED, pb.PHASE_SUPERSEDED})
 
@@ -28,6 +31,11 @@ def _timestamp(time: datetime) -> Timestamp:
     return stamp
 
 
+def retirement_key(cause_id: str) -> str:
+    """Return what to await for the retirement that the event ``cause_id`` causes, beside the steps that it causes."""
+    return f"{cause_id}/retirement"
+
+
 class RolloutBook:
     """All rollouts by id, oldest first; the oldest are forgotten beyond ROLLOUTS_MAX (the topic keeps them)."""
 
@@ -35,6 +43,8 @@ class RolloutBook:
         self._rollouts: OrderedDict[str, Rollout] = OrderedDict()
         self._watchers: set[asyncio.Queue[Rollout | None]] = set()
         self._states: dict[str, pb.RolloutState] = {}
+        self._sequences: dict[str, int] = {}
+        self._retirements: OrderedDict[str, pb.RetirementChanged] = OrderedDict()
         self._awaited: dict[str, set[asyncio.Future[str]]] = {}
         self._state_moved = asyncio.Event()
 
@@ -54,6 +64,12 @@ class RolloutBook:
         while (state := self.state(model)) is not None and not holds(state):
             await self._state_moved.wait()
 
+    async def caught_up(self, model: str) -> None:
+        """Wait until the state is as new as the steps that callers have seen; they come on topics of their own."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CAUGHT_UP_WITHIN_S):
+                await self.until(model, lambda state: state.sequence >= self._sequences.get(model, 0))
+
     @contextmanager
     def awaiting(self, cause_id: str) -> Iterator[asyncio.Future[str]]:
         """Give, while the block runs, a future of the rollout whose step the event ``cause_id`` causes."""
@@ -71,9 +87,24 @@ class RolloutBook:
     def record(self, step: pb.RolloutStep, time: datetime, *, cause_id: str = "") -> None:
         """Fold one step in; a step that is not newer than the last of its rollout is dropped."""
         self._fold(step, time)
+        self._sequences[step.model] = max(step.sequence, self._sequences.get(step.model, 0))
         for future in self._awaited.get(cause_id, ()):
             if not future.done():
                 future.set_result(step.rollout_id)
+
+    def record_retirement(self, change: pb.RetirementChanged, *, cause_id: str) -> None:
+        """Keep what a command about a retirement led to; the steps of the same command were recorded before."""
+        self._retirements[change.request_id] = change
+        self._sequences[change.model] = max(change.sequence, self._sequences.get(change.model, 0))
+        while len(self._retirements) > RETIREMENTS_MAX:
+            self._retirements.popitem(last=False)
+        for future in self._awaited.get(retirement_key(cause_id), ()):
+            if not future.done():
+                future.set_result(change.rollout_id)
+
+    def retirement(self, request_id: str) -> pb.RetirementChanged | None:
+        """Return what the request led to, or None."""
+        return self._retirements.get(request_id)
 
     def _fold(self, step: pb.RolloutStep, time: datetime) -> None:
         known = self._rollouts.get(step.rollout_id)

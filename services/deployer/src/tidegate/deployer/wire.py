@@ -21,14 +21,16 @@ from tidegate.deployer.state import (
     Line,
     ModelState,
     Number,
+    RetirementRecord,
     Route,
     StepRecord,
     Strategy,
 )
+from tidegate.deployer.waiting import CODE as WAITING
 from tidegate.v1 import events_pb2, monitoring_events_pb2
 from tidegate.v1 import rollout_events_pb2 as pb
 from tidegate.v1.policy_pb2 import GuardPolicy, Policy, StrategyPolicy
-from tidegate.v1.values_pb2 import Version
+from tidegate.v1.values_pb2 import Reason, Version
 
 STATE_FORMAT: Final = 1
 _STATE: Final = TypeAdapter(ModelState)
@@ -201,8 +203,6 @@ def _evidence_to(item: EvidenceItem) -> pb.Evidence:
 def step_message(model: str, step: StepRecord) -> pb.RolloutStep:
     """Return the contract's RolloutStep of ``step``."""
     rollout = step.rollout
-    decided = Timestamp()
-    decided.FromMicroseconds(round(step.time_s * 1_000_000))
     return pb.RolloutStep(
         rollout_id=rollout.rollout_id,
         model=model,
@@ -219,10 +219,35 @@ def step_message(model: str, step: StepRecord) -> pb.RolloutStep:
         evidence=[_evidence_to(item) for item in rollout.evidence],
         cause=step.cause,
         policy_revision=rollout.policy.revision,
-        decided_time=decided,
+        decided_time=_timestamp(step.time_s),
         breached_guard=rollout.breached_guard,
         guards=json_format.Parse(rollout.policy.guards_json, GuardPolicy()),
+        waiting=Reason(code=WAITING, message=rollout.waiting) if rollout.waiting else None,
     )
+
+
+def retirement_message(model: str, change: RetirementRecord) -> pb.RetirementChanged:
+    """Return the contract's RetirementChanged of ``change``."""
+    return pb.RetirementChanged(
+        model=model,
+        version=None if change.number is None else version_from(change.number),
+        retired=change.is_retired,
+        sequence=change.sequence,
+        route_epoch=change.route_epoch,
+        route_revision=change.route_revision,
+        actor=change.actor,
+        reason=change.reason,
+        cause=change.cause,
+        decided_time=_timestamp(change.time_s),
+        rollout_id=change.rollout_id,
+        request_id=change.request_id,
+    )
+
+
+def _timestamp(time_s: float) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromMicroseconds(round(time_s * 1_000_000))
+    return stamp
 
 
 def _arm_message(arm: Arm) -> pb.Arm:

@@ -10,7 +10,7 @@ import structlog
 from tidegate.core.grpc_server import GrpcServer
 from tidegate.core.object_store import ObjectStore
 from tidegate.core.process import run, wait_for_signal
-from tidegate.core.settings import ObjectStoreSettings
+from tidegate.core.settings import AccessSettings, ObjectStoreSettings
 from tidegate.core.telemetry import start_telemetry
 from tidegate.modelhost.host import Host
 from tidegate.modelhost.service import SERVICE_NAME, ModelHostService
@@ -26,7 +26,7 @@ async def serve() -> None:
     start_telemetry("modelhost", settings)
     # The object store may come up later: a fetch that fails for that is tried again by the server's keeper.
     host = Host(settings, ObjectStore(ObjectStoreSettings()))
-    server = GrpcServer(service_names=[SERVICE_NAME])
+    server = GrpcServer(service_names=[SERVICE_NAME], access=AccessSettings())
     service = ModelHostService(host, runtimes_dir=settings.runtimes_dir)
     pb_grpc.add_ModelHostServiceServicer_to_server(service, server.server)
     await host.open()

@@ -128,7 +128,9 @@ class Host:
     def _begin(self, spec: Spec) -> Server:
         if len(self._keepers) >= self._settings.servers_max:
             raise FailedPrecondition(
-                f"this host runs {len(self._keepers)} servers, its limit", code="SERVER_LIMIT_REACHED"
+                f"the model host runs {len(self._keepers)} of {self._settings.servers_max} servers",
+                code="SERVER_LIMIT_REACHED",
+                hint="raise TIDEGATE_MODELHOST_SERVERS_MAX, or take models or versions out of service",
             )
         decision = begin(spec, time=utc_now())
         keeper = Keeper(decision.server, self._ports)

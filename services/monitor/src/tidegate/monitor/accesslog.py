@@ -16,7 +16,7 @@ import structlog
 from envoy.service.accesslog.v3 import als_pb2, als_pb2_grpc
 
 from tidegate.contracts.names import is_model, parse_version
-from tidegate.monitor.batches import Assembler, Attempt, Key
+from tidegate.monitor.batches import STATUS_CLIENT_CLOSED, Assembler, Attempt, Key
 from tidegate.monitor.metrics import LOG_ENTRIES
 
 SERVICE_NAME: Final = "envoy.service.accesslog.v3.AccessLogService"
@@ -27,8 +27,6 @@ UNIT_HEADER: Final = "x-tidegate-unit"
 REQUEST_ID_CHARS_MAX: Final = 128
 # Envoy marks the host of a mirrored request; its answer is nobody's.
 MIRROR_SUFFIX: Final = "-shadow"
-# The client went away before the answer: nginx's name for what is neither an answer nor a broken server.
-STATUS_CLIENT_CLOSED: Final = 499
 
 _TAKEN: Final = LOG_ENTRIES.labels("taken")
 _IGNORED: Final = LOG_ENTRIES.labels("ignored")

@@ -30,6 +30,7 @@ from tidegate.monitor.judges.judge import decide
 from tidegate.monitor.judges.latency import Latencies
 from tidegate.monitor.judges.values import Batch, Kind
 from tidegate.monitor.metrics import WatchGauges, count_batch, count_finding
+from tidegate.monitor.past import Past
 from tidegate.monitor.publishing import SOURCE, Sequences
 from tidegate.monitor.rollouts import Fit, ModelState, Rollout, RouteFacts
 from tidegate.monitor.settings import MonitorSettings
@@ -92,6 +93,7 @@ class Judging:
         self._held: defaultdict[str, deque[Held]] = defaultdict(deque)
         self._windows: dict[tuple[str, str], Window] = {}
         self._gauges = WatchGauges()
+        self._past = Past()
         self._traces = TraceMemory()
         self._window_start = utc_now()
         self._loaded: set[int] = set()
@@ -179,6 +181,9 @@ class Judging:
         after = before.after_step(facts)
         if after is before:
             return
+        known = {one.rollout_id for one in before.rollouts}
+        if facts.rollout_id not in known and any(one.rollout_id == facts.rollout_id for one in after.rollouts):
+            after = self._past.taught(after, facts.rollout_id)
         self._traces.learn(facts.correlation_id, event.traceparent, event.time)
         await self._save(after)
         self._models[after.model] = after
@@ -218,6 +223,8 @@ class Judging:
 
     async def _judge(self, state: ModelState, held: Held, watched: list[tuple[Rollout, RouteFacts]]) -> None:
         event, message = held.event, held.message
+        if not watched and not state.rollouts:
+            self._past.add(event, message)
         if not watched or state.has_counted(event.offset, event.id):
             return
         findings: list[Event] = []

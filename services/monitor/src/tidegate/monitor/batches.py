@@ -16,6 +16,8 @@ REMEMBERED_IDS_MAX: Final = 50_000
 ROWS_PER_SLICE_MAX: Final = 4_000
 # Arms of routes of which it is remembered whether another arm answers in their place.
 FALLBACKS_MAX: Final = 10_000
+# The client went away before the answer: nginx's name for what is neither an answer nor a broken server.
+STATUS_CLIENT_CLOSED: Final = 499
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from tidegate.core.bus import EventProducer, create_topics
 from tidegate.core.grpc_server import GrpcServer
 from tidegate.core.in_hand import InHand
 from tidegate.core.process import first_of, until_signal
-from tidegate.core.settings import KafkaSettings
+from tidegate.core.settings import AccessSettings, KafkaSettings
 from tidegate.core.streams import consume, create_app, retrying
 from tidegate.monitor.accesslog import SERVICE_NAME, AccessLogService
 from tidegate.monitor.agents import Judging
@@ -36,7 +36,7 @@ async def serve(settings: MonitorSettings, kafka: KafkaSettings) -> None:
 
     """
     assembler = Assembler()
-    server = GrpcServer(service_names=[SERVICE_NAME])
+    server = GrpcServer(service_names=[SERVICE_NAME], access=AccessSettings())
     als_pb2_grpc.add_AccessLogServiceServicer_to_server(AccessLogService(assembler), server.server)
     # The log is taken before Kafka is there: what a proxy sends to nobody is lost.
     port = await server.start(settings.host, settings.port)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tidegate.contracts.codec import Event
 from tidegate.contracts.names import format_version, parse_version
 from tidegate.core.policy import default_policy
-from tidegate.monitor.batches import Slice
-from tidegate.monitor.judges.values import ArmBatch, Batch, Evidence, Finding, Guard, Kind, Rules
+from tidegate.monitor.batches import STATUS_CLIENT_CLOSED, Slice
+from tidegate.monitor.judges.values import CLIENT_ERRORS, ArmBatch, Batch, Evidence, Finding, Guard, Kind, Rules
 from tidegate.monitor.rollouts import Route, RouteFacts, StepFacts
 from tidegate.v1 import monitoring_events_pb2 as monitoring
 from tidegate.v1 import rollout_events_pb2 as rollouts
@@ -24,6 +24,7 @@ TERMINAL_PHASES: Final = frozenset(
 )
 DORMANT_PHASES: Final = frozenset({rollouts.PHASE_UNSPECIFIED, rollouts.PHASE_PENDING})
 US_PER_S: Final = 1_000_000
+CLIENT_ERROR_FIRST: Final = 400
 
 _KINDS: Final = {
     Kind.CONCURRENT: monitoring.EVIDENCE_KIND_CONCURRENT,
@@ -76,6 +77,8 @@ def step_facts(event: Event, message: rollouts.RolloutStep, *, step_requests_min
 def rules_of(policy: GuardPolicy, model: str, *, step_requests_min: int) -> Rules:
     """Return the rules of a guard policy; an empty one means the built-in default."""
     chosen = policy if policy.items else default_policy(model).guards
+    # A step without guards is of an early release, whose default had no such guard.
+    items = [guard for guard in chosen.items if policy.items or guard.metric != CLIENT_ERRORS]
     guards = tuple(
         Guard(
             metric=guard.metric,
@@ -85,7 +88,7 @@ def rules_of(policy: GuardPolicy, model: str, *, step_requests_min: int) -> Rule
             ratio=guard.ratio,
             ceiling=guard.ceiling,
         )
-        for guard in chosen.items
+        for guard in items
     )
     return Rules(guards=guards, alpha=chosen.alpha or Rules(guards=()).alpha, step_requests_min=step_requests_min)
 
@@ -127,6 +130,8 @@ def to_batch(
     arms = np.array(columns.assigned_arm, dtype=object)
     status = np.array(columns.status_code, dtype=np.int64)
     latency_us = np.array(columns.latency_us, dtype=np.uint64)
+    # A batch of a release that did not write units has none.
+    units = np.array(columns.unit_hash or np.zeros(len(status)), dtype=np.uint64)
     start_us = to_microseconds(message.start_time)
     return Batch(
         route=route_of(message),
@@ -135,12 +140,18 @@ def to_batch(
         partition=event.partition,
         offset=event.offset,
         concurrent=concurrent,
-        candidate=_arm(arms == candidate, status, latency_us, start_us),
-        stable=_arm(arms == stable, status, latency_us, start_us),
+        candidate=_arm(arms == candidate, status, latency_us, units, start_us),
+        stable=_arm(arms == stable, status, latency_us, units, start_us),
     )
 
 
-def _arm(mine: NDArray[np.bool_], status: NDArray[np.int64], latency_us: NDArray[np.uint64], start_us: int) -> ArmBatch:
+def _arm(
+    mine: NDArray[np.bool_],
+    status: NDArray[np.int64],
+    latency_us: NDArray[np.uint64],
+    units: NDArray[np.uint64],
+    start_us: int,
+) -> ArmBatch:
     codes = status[mine]
     success = (codes >= 200) & (codes < 300)
     failures = int(np.count_nonzero(~success))
@@ -150,6 +161,8 @@ def _arm(mine: NDArray[np.bool_], status: NDArray[np.int64], latency_us: NDArray
         broken=int(np.count_nonzero((codes == 0) | (codes >= 500))),
         latencies_us=latency_us[mine][success],
         first_failure_us=start_us if failures else 0,
+        units=units[mine],
+        client_errors=(codes >= CLIENT_ERROR_FIRST) & (codes < STATUS_CLIENT_CLOSED),
     )
 
 

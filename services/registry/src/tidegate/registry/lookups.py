@@ -78,10 +78,11 @@ def _model_to_wire(row: Any, aliases: Iterable[ModelAlias]) -> Model:
     return model
 
 
-def list_models(connection: Connection, *, size: int, token: str) -> ListModelsResponse:
-    """Return a page of models, by name."""
+def list_models(connection: Connection, *, size: int, token: str, prefix: str = "") -> ListModelsResponse:
+    """Return a page of the models whose names begin with ``prefix``, by name."""
     after = decode_token("models", token)
-    rows = connection.execute(_MODELS.where(models.c.name > after).order_by(models.c.name).limit(size + 1)).all()
+    wanted = _MODELS.where(models.c.name > after, models.c.name.startswith(prefix, autoescape=True))
+    rows = connection.execute(wanted.order_by(models.c.name).limit(size + 1)).all()
     aliases = list_aliases(connection, [row.name for row in rows])
     page, is_more = fitting((_model_to_wire(row, aliases[row.name]) for row in rows), size=size)
     more = encode_token("models", page[-1].name.removeprefix("models/")) if is_more else ""

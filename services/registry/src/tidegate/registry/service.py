@@ -17,7 +17,7 @@ from tidegate.core.grpc_server import GrpcServer
 from tidegate.core.in_hand import InHand
 from tidegate.core.object_store import ObjectStore
 from tidegate.core.process import first_of, until_signal
-from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
+from tidegate.core.settings import AccessSettings, KafkaSettings, ObjectStoreSettings
 from tidegate.core.streams import consume, create_app, retrying
 from tidegate.registry.agents import RegistryAgents
 from tidegate.registry.artifacts import ArtifactIntake, SourceRules
@@ -55,7 +55,7 @@ async def serve(settings: RegistrySettings, kafka: KafkaSettings, s3: ObjectStor
         file_bytes_max=settings.file_bytes_max,
     )
     registrar = Registrar(store, ArtifactIntake(objects, rules), work_dir=work_dir)
-    server = GrpcServer(service_names=[SERVICE_NAME])
+    server = GrpcServer(service_names=[SERVICE_NAME], access=AccessSettings())
     servicer = RegistryServicer(store, registrar)
     add_RegistryServiceServicer_to_server(servicer, server.server)
     try:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from tidegate.contracts.codec import EVENT_ID_NAMESPACE
 from tidegate.contracts.names import is_alias, parse_model_resource, parse_version_name
+from tidegate.core.callers import current_caller
 from tidegate.core.errors import Conflict, FailedPrecondition, InvalidInput, NotFound, Unavailable
 from tidegate.core.tracing import current_traceparent
 from tidegate.registry import lookups
@@ -26,8 +27,6 @@ from tidegate.registry.wire import digest_of
 from tidegate.v1 import registry_service_pb2 as api
 from tidegate.v1.registry_service_pb2_grpc import RegistryServiceServicer
 
-ACTOR_HEADER: Final = "x-tidegate-actor"
-ANONYMOUS: Final = "anonymous"
 REQUEST_ID_CHARS_MAX: Final = 256
 
 R = TypeVar("R")
@@ -57,7 +56,7 @@ class RegistryServicer(RegistryServiceServicer):
         """Register a version, as TrainingCompleted does."""
         self._check_accepts_writes()
         training = request.training
-        cause = _cause(f"RegisterVersion|{training.model}", training.request_id, context)
+        cause = _cause(f"RegisterVersion|{training.model}", training.request_id)
         with rejections_counted():
             result = await self._registrar.register(training, cause)
         version = await self._store.read(lambda connection: lookups.version_to_wire(connection, result.version))
@@ -90,7 +89,9 @@ class RegistryServicer(RegistryServiceServicer):
         """Return a page of models, by name."""
         size = page_size(request.page_size)
         return await self._store.scan(
-            lambda connection: lookups.list_models(connection, size=size, token=request.page_token)
+            lambda connection: lookups.list_models(
+                connection, size=size, token=request.page_token, prefix=current_caller().models
+            )
         )
 
     async def GetLineage(self, request: Any, context: Any) -> api.GetLineageResponse:
@@ -109,7 +110,7 @@ class RegistryServicer(RegistryServiceServicer):
         self._check_accepts_writes()
         model = _parsed(parse_model_resource, request.parent, field="parent")
         _check_alias(request)
-        cause = _cause(f"SetAlias|{model}", request.request_id, context)
+        cause = _cause(f"SetAlias|{model}", request.request_id)
         key = _request_key("SetAlias", model, request)
 
         def move(connection: Connection) -> bytes:
@@ -122,7 +123,7 @@ class RegistryServicer(RegistryServiceServicer):
         """Store a policy as the next revision and publish it."""
         self._check_accepts_writes()
         policy = checked(request.policy)
-        cause = _cause(f"ApplyPolicy|{policy.model}", request.request_id, context)
+        cause = _cause(f"ApplyPolicy|{policy.model}", request.request_id)
         key = _request_key("ApplyPolicy", policy.model, request)
 
         def apply(connection: Connection) -> bytes:
@@ -182,7 +183,7 @@ def _request_key(method: str, model: str, request: Any) -> RequestKey:
     return RequestKey(scope=f"{method}/{model}", request_id=request.request_id, body_digest=digest_of(request))
 
 
-def _cause(scope: str, request_id: str, context: Any) -> Cause:
+def _cause(scope: str, request_id: str) -> Cause:
     """Return why a call writes: the same request gives the same event ids."""
     if len(request_id) > REQUEST_ID_CHARS_MAX or "\0" in request_id:
         raise InvalidInput(
@@ -191,8 +192,7 @@ def _cause(scope: str, request_id: str, context: Any) -> Cause:
             field="request_id",
         )
     cause_id = str(uuid.uuid5(EVENT_ID_NAMESPACE, f"{scope}|{request_id}") if request_id else uuid.uuid4())
-    metadata = dict(context.invocation_metadata() or ())
-    actor = str(metadata.get(ACTOR_HEADER, ANONYMOUS))[:REQUEST_ID_CHARS_MAX]
+    actor = current_caller().name
     return Cause(id=cause_id, correlation_id=cause_id, actor=actor, traceparent=current_traceparent())
 
 

@@ -51,6 +51,7 @@ class ValidationAgent:
 
     async def _validate(self, event: Event, registered: pb.ModelRegistered) -> None:
         reference = version_reference(registered.model, registered.version)
+        self._memory.learn(registered)
         if self._memory.is_decided(event.id):
             return
         begin = time.monotonic()
@@ -71,6 +72,8 @@ class ValidationAgent:
 
     def _remember(self, event: Event, registered: pb.ModelRegistered, report: Report) -> None:
         self._memory.mark_decided(event.id)
+        if not report.verdict.is_blessed:
+            self._memory.learn_failure(registered.model, format_version(registered.version))
         known = [
             KnownMetric(name=name, slice_name=of_slice, dataset_digest=dataset_digest(registered, name), value=value)
             for name, of_slice, value in report.metrics

@@ -1,6 +1,7 @@
 """What the validator said before, read back at its start: verdicts, and which version is stable.
 
-So a redelivered event is not decided again, and a version is compared with stable also after a restart.
+So a redelivered event is not decided again, and a version is compared with stable, and asked what callers of its
+baseline send, also after a restart.
 """
 
 from __future__ import annotations
@@ -36,17 +37,23 @@ async def restore(memory: ModelMemory, *, kafka: KafkaSettings, store: ObjectSto
 
     """
     reports: dict[tuple[str, str], str] = {}
+    failed: list[tuple[str, str]] = []
     for event in await _history(kafka):
         match event.message:
             case pb.AliasMoved() as moved if moved.alias == STABLE:
                 memory.stable[moved.model] = format_version(moved.version)
+            case pb.ModelRegistered() as registered:
+                memory.learn(registered)
             case pb.ValidationPassed() as passed:
                 memory.mark_decided(event.causation_id)
                 reports[passed.model, format_version(passed.version)] = passed.report_uri
-            case pb.ValidationFailed():
+            case pb.ValidationFailed() as refused:
                 memory.mark_decided(event.causation_id)
+                failed.append((refused.model, format_version(refused.version)))
             case _:
                 continue
+    for model, version in failed:
+        memory.learn_failure(model, version)
     for model, version in memory.stable.items():
         uri = reports.get((model, version))
         if uri:

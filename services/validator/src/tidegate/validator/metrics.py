@@ -20,7 +20,7 @@ VERDICTS: Final = Counter("tidegate_validator_verdicts_total", "Versions judged:
 FAILURES: Final = Counter("tidegate_validator_failed_checks_total", "Checks that failed, by reason code.", ["code"])
 TRIAL_SECONDS: Final = Histogram(
     "tidegate_validator_trial_seconds",
-    "Duration of a trial by stage: artifact, files, start, query, measure; whole = all of it.",
+    "Duration of a trial by stage: artifact, files, start, query, measure, callers; whole = all of it.",
     ["stage"],
     buckets=DURATION_BUCKETS_S,
 )

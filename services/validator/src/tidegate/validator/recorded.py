@@ -27,9 +27,10 @@ _BINARY: Final = frozenset({"FP16", "BF16"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded:
-    """One request as it is sent, and the outputs that its answer must have (none: any)."""
+    """One request as it is sent, the outputs that it asks for (none: all), and those that are compared."""
 
     request: InferenceRequest
+    asked: tuple[str, ...] = ()
     expected: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -72,7 +73,33 @@ def _recorded(number: int, line: bytes) -> Recorded:
     _check_tensors(number, "expected", expected)
     if not document["inputs"]:
         raise _invalid(number, "inputs", "at least one tensor")
-    return Recorded(request=_request(number, document), expected=tuple(expected))
+    asked = _asked(number, document)
+    for index, output in enumerate(expected):
+        if asked and output["name"] not in asked:
+            raise _invalid(number, f"expected[{index}].name", f"one of the outputs asked for, {', '.join(asked)}")
+    return Recorded(request=_request(number, document), asked=asked, expected=tuple(expected))
+
+
+def _asked(number: int, document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names in ``outputs``; answers are read as JSON, so none may be asked for in binary."""
+    outputs = document.get("outputs", [])
+    if not isinstance(outputs, list):
+        raise _invalid(number, "outputs", "a list of objects with a name")
+    _check_json_answer(number, "parameters", document, "binary_data_output")
+    for index, output in enumerate(outputs):
+        where = f"outputs[{index}]"
+        if not isinstance(output, dict) or not isinstance(output.get("name"), str) or not output["name"]:
+            raise _invalid(number, f"{where}.name", "a text")
+        _check_json_answer(number, f"{where}.parameters", output, "binary_data")
+    return tuple(output["name"] for output in outputs)
+
+
+def _check_json_answer(number: int, where: str, owner: Mapping[str, Any], key: str) -> None:
+    parameters = owner.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise _invalid(number, where, "an object")
+    if parameters.get(key):
+        raise _invalid(number, f"{where}.{key}", "false, since answers are compared as JSON")
 
 
 def _check_tensors(number: int, field: str, tensors: Any) -> None:

@@ -13,8 +13,9 @@ import grpc
 import httpx
 import structlog
 
+from tidegate.core.channels import open_aio_channel
 from tidegate.core.errors import Unavailable
-from tidegate.core.interceptors import traced_channel
+from tidegate.core.settings import CallerSettings
 from tidegate.v1 import modelhost_service_pb2 as pb
 from tidegate.v1.modelhost_service_pb2_grpc import ModelHostServiceStub
 from tidegate.validator.inference import InferenceRequest
@@ -38,7 +39,7 @@ class Sandbox:
     """Starts, asks and stops servers; every method raises Unavailable while the model host is away."""
 
     def __init__(self, address: str) -> None:
-        self._channel = traced_channel(address)
+        self._channel = open_aio_channel(address, CallerSettings())
         self._stub = ModelHostServiceStub(self._channel)
 
     async def close(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tidegate.core.grpc_server import GrpcServer
+from tidegate.core.settings import AccessSettings
 
 
 def create_server() -> GrpcServer:
     """Return the server, not yet listening."""
-    return GrpcServer(service_names=[])
+    return GrpcServer(service_names=[], access=AccessSettings())

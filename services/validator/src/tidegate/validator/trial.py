@@ -17,6 +17,7 @@ from tidegate.core.object_store import ObjectStore
 from tidegate.v1 import modelhost_service_pb2 as host
 from tidegate.v1.events_pb2 import ModelRegistered
 from tidegate.v1.policy_pb2 import RuntimePolicy
+from tidegate.validator.callers import Callers, all_answered, broken, callers_of, fault_of, origin_of, undecided
 from tidegate.validator.demands import MetricValues, demands_of
 from tidegate.validator.formats import HEAD_BYTES, sniff
 from tidegate.validator.inference import request_for, rows_at_once
@@ -62,6 +63,7 @@ class Tables:
 
     samples: pa.Table | tuple[Recorded, ...] | None
     evaluation: pa.Table | None
+    callers: Callers
 
 
 class Trial:
@@ -118,7 +120,19 @@ class Trial:
         return Tables(
             samples=await self._samples(registered.sample_requests_uri),
             evaluation=await self._table(registered.evaluation_uri, "evaluation"),
+            callers=await self._callers(registered),
         )
+
+    async def _callers(self, registered: ModelRegistered) -> Callers:
+        origin = origin_of(registered, self._memory)
+        if isinstance(origin, str):
+            return Callers(skipped=origin)
+        try:
+            samples = await self._samples(origin.sample_requests_uri)
+            return callers_of(origin, registered.signature, samples, most=self._settings.sample_rows_max)
+        except InvalidInput as error:
+            # What another version left behind is no fault of this one.
+            return Callers(version=origin.version, skipped=f"its requests can't be made again: {error}")
 
     async def _samples(self, uri: str) -> pa.Table | tuple[Recorded, ...] | None:
         if not uri:
@@ -172,6 +186,7 @@ class Trial:
                     measured = Measurements(missing={"": "the sample requests were not answered"})
                 else:
                     measured = await self._measure(client, registered, tables.evaluation)
+                    seen = replace(seen, callers=await self._ask_callers(client, runtime.name, tables.callers))
             server = await self._sandbox.look(spec.server_id)
             tail = await self._sandbox.log_tail(spec.server_id)
         facts = replace(
@@ -194,9 +209,10 @@ class Trial:
         answers: list[Answer] = []
         bodies: list[dict[str, Any]] = []
         for row in range(count):
-            one = samples[row].request if isinstance(samples, tuple) else None
-            answer, body = await client.ask(one or request_for(registered.signature, samples, row, 1))
-            answers.append(answer)
+            one = samples[row] if isinstance(samples, tuple) else None
+            request = request_for(registered.signature, samples, row, 1) if one is None else one.request
+            answer, body = await client.ask(request)
+            answers.append(answer if one is None else replace(answer, asked=one.asked))
             if answer.failure:
                 return RuntimeSeen(runtime="", answers=tuple(answers))
             bodies.append(body)
@@ -226,6 +242,20 @@ class Trial:
                 return Measurements(missing={"": why})
             bodies.append(body)
         return measurements(registered, rows, predictions_of(registered.signature, bodies, rows.num_rows))
+
+    @stage("callers")
+    async def _ask_callers(self, client: ServerClient, runtime: str, callers: Callers) -> Check:
+        """Ask what callers of the baseline ask, one by one; the first that breaks ends it, since it decides."""
+        for place, one in enumerate(callers.requests):
+            answer, _ = await client.ask(one.request)
+            fault = fault_of(answer, callers.outputs)
+            if fault and one.twin is not None:
+                twin, _ = await client.ask(one.twin)
+                if fault_of(twin, callers.outputs):
+                    return undecided(runtime, callers, fault)
+            if fault:
+                return broken(runtime, callers, place, fault)
+        return all_answered(runtime, callers)
 
 
 def _spec(registered: ModelRegistered, runtime: RuntimePolicy) -> host.ServerSpec:

@@ -64,9 +64,13 @@ class OutputSeen:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What one request brought: outputs, or the failure that it ended with (and its reason code)."""
+    """What one request brought: outputs, or the failure that it ended with (and its reason code).
+
+    ``asked`` names the outputs that the request asked for; none is all of them.
+    """
 
     outputs: tuple[OutputSeen, ...] = ()
+    asked: tuple[str, ...] = ()
     latency_ms: float = 0.0
     failure: str = ""
     failure_code: str = "QUERY_FAILED"
@@ -83,7 +87,7 @@ class GoldenSeen:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RuntimeSeen:
-    """What one model server did; ``failure`` if it did not come up."""
+    """What one model server did; ``failure`` if it did not come up, ``callers`` what callers of the baseline got."""
 
     runtime: str
     load_time_ms: float = 0.0
@@ -93,6 +97,7 @@ class RuntimeSeen:
     failure_code: str = "LOAD_FAILED"
     answers: tuple[Answer, ...] = ()
     golden: tuple[GoldenSeen, ...] = ()
+    callers: Check | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,6 +210,7 @@ def _runtime_checks(demand: RuntimeDemand, seen: RuntimeSeen | None, demands: De
         *_answer_checks(demand.runtime, seen.answers, demands.outputs),
         _latency_check(demand, seen),
         *_golden_checks(demand.runtime, seen, demands.golden_atol),
+        *([seen.callers] if seen.callers is not None else []),
     ]
 
 
@@ -251,6 +257,8 @@ def _answer_fault(answer: Answer, wanted: tuple[OutputWanted, ...]) -> tuple[str
         return answer.failure_code, answer.failure, "an answer"
     seen = {output.name: output for output in answer.outputs}
     for output in wanted:
+        if answer.asked and output.name not in answer.asked:
+            continue
         found = seen.get(output.name)
         if found is None:
             return "ANSWER_MISSING_OUTPUT", f"outputs {sorted(seen)}", f"output {output.name!r}"

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from tidegate.client.cli import events, policy, publish, rollouts, starter, versions, why
+from tidegate.client.cli import events, policy, publish, retirement, rollouts, starter, versions, why
 from tidegate.client.cli.errors import TidegateGroup
 
 COMMAND_GROUP: Final = "tidegate.commands"
@@ -37,8 +37,8 @@ def global_options(
 
 app.command("init")(starter.init)
 app.command("publish")(publish.publish)
-app.command("models")(versions.models)
-app.command("versions")(versions.versions)
+app.add_typer(retirement.models_app, name="models")
+app.add_typer(retirement.versions_app, name="versions")
 app.command("lineage")(versions.lineage)
 app.command("alias")(versions.alias)
 app.add_typer(policy.app, name="policy")

@@ -8,13 +8,23 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-from tidegate.core.errors import FailedPrecondition, InvalidInput, NotFound, TidegateError, Unavailable
+from tidegate.core.errors import (
+    FailedPrecondition,
+    InvalidInput,
+    NotFound,
+    PermissionDenied,
+    TidegateError,
+    Unauthenticated,
+    Unavailable,
+)
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 3
 EXIT_NOT_FOUND: Final = 4
+EXIT_NOT_ALLOWED: Final = 5
+EXIT_UNDECIDED: Final = 6
 UNAVAILABLE_HINT: Final = "see `tidegate status`; `tidegate up` starts the embedded stack"
 
 # First match wins: subclasses stand before their bases.
@@ -23,11 +33,16 @@ _EXIT_CODES: Final = (
     (FailedPrecondition, EXIT_FAILED),
     (InvalidInput, EXIT_USAGE),
     (Unavailable, EXIT_UNAVAILABLE),
+    (Unauthenticated, EXIT_NOT_ALLOWED),
+    (PermissionDenied, EXIT_NOT_ALLOWED),
 )
 
 
 def exit_code(error: TidegateError) -> int:
     """Return the exit code that ``error`` ends the command with."""
+    if error.code in {"COMMAND_UNDECIDED", "COMMAND_DECIDED_BEFORE"}:
+        # It may have its effect, or has had it: no failure, and no success.
+        return EXIT_UNDECIDED
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), EXIT_FAILED)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tidegate.client.cli.connection import connect
+from tidegate.client.cli.names import version_named
 from tidegate.client.cli.output import AsJson, as_dict, console, short_time, write_json, write_table
 from tidegate.client.why import evidence_line, phase_name, traffic_line
 from tidegate.contracts.names import format_version
@@ -16,6 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Follow and steer rollouts.")
 
 RolloutId = Annotated[str, typer.Argument(help="Id of the rollout.", show_default=False)]
 Reason = Annotated[str, typer.Option(help="Why; it is written down.")]
+Reference = Annotated[str, typer.Argument(help="MODEL@1.2.3 or MODEL@ALIAS.", show_default=False)]
 ModelFilter = Annotated[str, typer.Option(help="Only of this model.")]
 
 
@@ -63,6 +65,14 @@ def watch(
                 write_json(as_dict(rollout), one_line=True)
             else:
                 _write_step(rollout)
+
+
+@app.command("start")
+def start(context: typer.Context, reference: Reference, *, reason: Reason = "", json: AsJson = False) -> None:
+    """Try a version (again), as a new rollout by the policy that it was blessed with."""
+    with connect(context) as client:
+        model, version = version_named(client, reference)
+        _decided(client.start_rollout(model, version, reason=reason), "start", json=json)
 
 
 @app.command("pause")
@@ -122,7 +132,7 @@ def rollback(
         write_json(as_dict(response))
     else:
         console().print(f"decided: {model} goes back to {format_version(response.version)}", markup=False)
-        _write_decision(response.rollout)
+        write_decision(response.rollout)
 
 
 def _decided(rollout: Rollout, verb: str, *, json: bool) -> None:
@@ -130,10 +140,11 @@ def _decided(rollout: Rollout, verb: str, *, json: bool) -> None:
         write_json(as_dict(rollout))
     else:
         console().print(f"decided: {verb} {rollout.rollout_id}", markup=False)
-        _write_decision(rollout)
+        write_decision(rollout)
 
 
-def _write_decision(rollout: Rollout) -> None:
+def write_decision(rollout: Rollout) -> None:
+    """Write where a command has left a rollout."""
     step = rollout.last_step
     console().print(f"{phase_name(step.phase)}: {traffic_line(step)}", markup=False)
     console().print(step.reason, markup=False, style="dim")
@@ -156,6 +167,7 @@ def _show(rollout: Rollout, *, json: bool) -> None:
         ("route", f"{step.route_epoch}/{step.route_revision}"),
         ("why", step.reason),
         ("cause", step.cause),
+        *([("waits for", f"{step.waiting.code}: {step.waiting.message}")] if step.HasField("waiting") else []),
         *(("evidence", evidence_line(evidence)) for evidence in step.evidence),
     ]
     write_table(("WHAT", "NOW"), ((what, now or "-") for what, now in rows))

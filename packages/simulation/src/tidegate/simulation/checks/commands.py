@@ -9,6 +9,7 @@ from tidegate.deployer import events as core
 from tidegate.deployer.events import CommandGiven, Verb
 from tidegate.deployer.state import Decision, ModelState, Number, Phase, Rollout
 from tidegate.simulation.checks.facts import Decided, Facts
+from tidegate.simulation.checks.retirement import check_retirement
 from tidegate.simulation.invariants import Invariant
 from tidegate.simulation.world import Broken
 
@@ -41,10 +42,39 @@ class CommandChecks:
             return
         self._heard.add((one.model, event.request_id))
         rollout = one.before.rollout
+        check_retirement(one, event)
         if rollout is None:
-            _check_switch(one, event)
+            self._check_opens(one, event)
         else:
             _check_running(one, rollout, event)
+
+    def _check_opens(self, one: Decided, event: CommandGiven) -> None:
+        """Check that START and ROLLBACK open a rollout where they can."""
+        target = self._target(one.before, event)
+        if target is None:
+            return
+        after = one.decision.state.rollout
+        if after is None or after.candidate != target or not one.decision.steps:
+            told = f"{event.verb} of {one.model}@{target}: {one.decision.reason}"
+            raise Broken(Invariant.COMMANDS_WORK, told)
+
+    def _target(self, state: ModelState, event: CommandGiven) -> Number | None:
+        """Return the version that a person may try or switch to with this command, None if it may do nothing."""
+        number = event.number
+        if event.verb is Verb.ROLLBACK:
+            number = number or state.previous_stable
+        elif event.verb is not Verb.START:
+            return None
+        known = None if number is None else state.version(number)
+        if known is None or not known.blessed or known.number == state.stable:
+            return None
+        if known.retired or state.retired is not None:
+            return None
+        if event.verb is Verb.START:
+            return None if self._facts.policies[state.model].mode == "observe" else known.number
+        if known.number in state.breached:
+            return None
+        return None if known.approval and not known.approved else known.number
 
 
 def _check_running(one: Decided, rollout: Rollout, event: CommandGiven) -> None:
@@ -122,27 +152,3 @@ def _phase_after(decision: Decision, rollout: Rollout) -> Phase | None:
     ):
         return None
     return published.phase
-
-
-def _check_switch(one: Decided, event: CommandGiven) -> None:
-    """Check that START and ROLLBACK open a rollout where they can."""
-    target = _target(one.before, event)
-    if target is None:
-        return
-    after = one.decision.state.rollout
-    if after is None or after.candidate != target or not one.decision.steps:
-        told = f"{event.verb} of {one.model}@{target}: {one.decision.reason}"
-        raise Broken(Invariant.COMMANDS_WORK, told)
-
-
-def _target(state: ModelState, event: CommandGiven) -> Number | None:
-    """Return the version that a person may switch to with this command, None if it may do nothing."""
-    number = event.number
-    if event.verb is Verb.ROLLBACK:
-        number = number or state.previous_stable
-    elif event.verb is not Verb.START:
-        return None
-    known = None if number is None else state.version(number)
-    if known is None or not known.blessed or known.number == state.stable:
-        return None
-    return None if known.approval and not known.approved else known.number

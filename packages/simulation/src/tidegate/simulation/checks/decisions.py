@@ -106,6 +106,7 @@ class DecisionChecks:
         facts, event = self._facts, one.event
         facts.world.count(f"decided: {type(event).__name__}")
         key = key_of(one.before.route)
+        self._note_retirement(one)
         running = one.before.rollout
         life = facts.lives.get(running_id(running))
         match event:
@@ -126,6 +127,16 @@ class DecisionChecks:
                 facts.approved.add((one.model, str(running.candidate)))
             case core.TakenOver() if life is not None:
                 life.heard_s = max(life.heard_s, event.time_s)
+
+    def _note_retirement(self, one: Decided) -> None:
+        change = one.decision.retirement
+        if change is None:
+            return
+        what = (one.model, "" if change.number is None else str(change.number))
+        if change.is_retired:
+            self._facts.retired[what] = (change.route_epoch, change.route_revision)
+        else:
+            self._facts.retired.pop(what, None)
 
     def _check_acknowledged(self, model: str, key: RouteKey) -> None:
         for proxy in self._facts.proxies:
@@ -150,7 +161,7 @@ class DecisionChecks:
             return
         self._facts.world.count(f"breach: while {rollout.phase}")
         policy = self._facts.policies[one.model]
-        goes_back = (life.asked_by_person or policy.rollout.on_breach == "rollback") and rollout.stable is not None
+        goes_back = (life.is_switch or policy.rollout.on_breach == "rollback") and rollout.stable is not None
         running = after.rollout if running_id(after.rollout) == rollout.rollout_id else None
         if goes_back and (weight_of(after.route, rollout.candidate) or (running and running.phase != "ROLLING_BACK")):
             raise Broken(Invariant.BREACH_SENDS_BACK, f"{told_route(after.route)}")
@@ -175,6 +186,8 @@ class DecisionChecks:
                 raise Broken(Invariant.WEIGHTS_SUM_UP, f"{model} line {line.major}: {total}")
         for number in state.route.versions():
             server_id = f"{model}@{number}"
+            if self._facts.is_retired(model, str(number), at_proxies=False):
+                raise Broken(Invariant.RETIRED_GETS_NOTHING, f"{told_route(state.route)} names {server_id}")
             if not self._facts.quality(model, str(number)).is_valid:
                 raise Broken(Invariant.ONLY_BLESSED_VERSIONS, f"{server_id} failed its validation")
             if server_id not in self._facts.ever_ready:

@@ -45,11 +45,12 @@ class AtProxy(Protocol):
 
 @dataclass(kw_only=True, slots=True)
 class Life:
-    """What is known of one rollout."""
+    """What is known of one rollout; a switch is a way back to a version, without steps or a rollback window."""
 
     model: str
     candidate: Number
     asked_by_person: bool
+    is_switch: bool
     approval_wanted: bool
     phases: list[Phase] = field(default_factory=list)
     breached_weight: int | None = None
@@ -96,6 +97,8 @@ class Facts:
         self.stopped_s: dict[str, float] = {}
         self.acknowledged: dict[str, tuple[RouteKey, float]] = {}
         self.tables: dict[str, RouteKey] = {}
+        self.retired: dict[tuple[str, str], RouteKey] = {}
+        """The route since which a version ("" = the whole model) is out of service."""
         self.main_lines: dict[tuple[str, RouteKey], dict[str, int]] = {}
         """The weights of unversioned requests, by route."""
         self.tallies: dict[tuple[str, int, int, str], Tally] = {}
@@ -105,6 +108,12 @@ class Facts:
     def quality(self, model: str, version: str) -> Quality:
         """Return the truth about a version."""
         return self.qualities[model, version]
+
+    def is_retired(self, model: str, version: str, *, at_proxies: bool) -> bool:
+        """Say whether a version is out of service, and (``at_proxies``) every leased proxy has heard of it."""
+        found = [self.retired[key] for key in ((model, version), (model, "")) if key in self.retired]
+        known, _ = self.acknowledged.get(model, (NO_ROUTE, 0.0))
+        return any(not at_proxies or known >= key for key in found)
 
     def acknowledged_since(self, model: str, key: RouteKey) -> float | None:
         """Return since when all leased proxies have the route ``key``, None if they have not."""

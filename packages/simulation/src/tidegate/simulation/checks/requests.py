@@ -31,6 +31,10 @@ class RequestChecks:
         self.count += 1
         facts = self._facts
         server_id = f"{model}@{answered_by}"
+        if not proxy.is_beyond_lease:
+            retired = [one for one in (asked, answered_by) if facts.is_retired(model, one, at_proxies=True)]
+            if retired:
+                raise Broken(Invariant.RETIRED_GETS_NOTHING, f"{proxy.name} sent a request to {model}@{retired[0]}")
         if not is_nobody:
             self._answered_s[proxy.name, server_id] = facts.world.now_s
             return

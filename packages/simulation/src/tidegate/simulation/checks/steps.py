@@ -14,6 +14,7 @@ from tidegate.v1.policy_pb2 import Policy, StrategyPolicy
 HEARTBEAT_LONGEST_S: Final = 30.0
 HOLD_LONGEST_S: Final = 600.0
 HOPELESS: Final = 0.85
+BACK: Final = frozenset({Phase.ABORTED, Phase.ROLLING_BACK, Phase.ROLLED_BACK})
 LIVE: Final = frozenset({Phase.STEPPING, Phase.SETTLING, Phase.PROMOTED})
 
 
@@ -33,6 +34,7 @@ class StepChecks:
         for step in one.decision.steps:
             self._check_step(one, step)
         self._check_opened(one)
+        self._check_waiting(one)
         self._check_silence(one)
 
     def _check_step(self, one: Decided, step: StepRecord) -> None:
@@ -52,23 +54,26 @@ class StepChecks:
         facts.on_phase(rollout.phase)
 
     def _begin(self, one: Decided, rollout: Rollout) -> Life:
-        is_switch = isinstance(one.event, core.CommandGiven) and one.event.verb in {"START", "ROLLBACK"}
-        asked = is_switch and one.before.rollout is None
+        verb = one.event.verb if isinstance(one.event, core.CommandGiven) and one.before.rollout is None else None
+        asked = verb in {core.Verb.START, core.Verb.ROLLBACK, core.Verb.RESTORE}
+        is_switch = verb in {core.Verb.ROLLBACK, core.Verb.RESTORE}
         policy = self._facts.policies[one.model]
         life = Life(
             model=one.model,
             candidate=rollout.candidate,
             asked_by_person=asked,
-            approval_wanted=not asked and approval_wanted(policy, rollout.candidate, rollout.stable),
+            is_switch=is_switch,
+            approval_wanted=not is_switch and approval_wanted(policy, rollout.candidate, rollout.stable),
         )
         self._facts.lives[rollout.rollout_id] = life
-        self._facts.world.count(f"strategy: {rollout.strategy}{' by a person' if asked else ''}")
+        how = " by a person" if is_switch else " again, by a person" if asked else ""
+        self._facts.world.count(f"strategy: {rollout.strategy}{how}")
         return life
 
     def _check_consent(self, model: str, life: Life, rollout: Rollout) -> None:
         wanted = life.approval_wanted
         if life.asked_by_person:
-            wanted = (model, rollout.candidate) in self._wanted_approval
+            wanted = wanted or (model, rollout.candidate) in self._wanted_approval
         if wanted and (model, str(rollout.candidate)) not in self._facts.approved:
             raise Broken(Invariant.NOTHING_WITHOUT_APPROVAL, f"{model}@{rollout.candidate}")
 
@@ -100,7 +105,7 @@ class StepChecks:
         if isinstance(one.event, core.CommandGiven) and one.event.verb is core.Verb.PROMOTE:
             self._facts.world.count("promoted: by a person")
             return
-        settle_s = 0.0 if life.asked_by_person else self._facts.policies[one.model].rollout.settle_s
+        settle_s = 0.0 if life.is_switch else self._facts.policies[one.model].rollout.settle_s
         since_s = self._facts.acknowledged_since(one.model, key_of(one.before.route))
         if since_s is None:
             raise Broken(Invariant.SETTLES_FIRST, f"{rollout.rollout_id}: not every proxy has its route")
@@ -113,13 +118,25 @@ class StepChecks:
         rollout, before = one.decision.state.rollout, one.before
         if rollout is None or rollout.rollout_id == running_id(before.rollout):
             return
-        if self._facts.lives[rollout.rollout_id].asked_by_person:
-            return
+        life = self._facts.lives[rollout.rollout_id]
         stable = one.decision.state.stable
-        if stable is not None and rollout.candidate <= stable:
+        if stable is not None and rollout.candidate <= stable and not life.asked_by_person:
             raise Broken(Invariant.NO_LOWER_VERSION, f"{rollout.candidate}, stable is {stable}")
-        if self._facts.policies[one.model].mode == "observe":
+        if self._facts.policies[one.model].mode == "observe" and not life.is_switch:
             raise Broken(Invariant.OBSERVE_NEVER_SHIFTS, f"{rollout.rollout_id} was opened")
+
+    def _check_waiting(self, one: Decided) -> None:
+        event, running = one.event, one.before.rollout
+        if running is None:
+            return
+        is_full = isinstance(event, core.ServerChanged) and event.number == running.candidate and bool(event.waiting)
+        if is_full:
+            self._facts.world.count(f"waiting: for a server in {running.phase}")
+        elif not (isinstance(event, core.Ticked) and running.waiting):
+            return
+        ended = [step.rollout for step in one.decision.steps if step.rollout.phase in BACK]
+        if ended:
+            raise Broken(Invariant.WAITING_IS_NO_END, f"{running.rollout_id}: {one.decision.reason}")
 
     def _check_silence(self, one: Decided) -> None:
         rollout = one.decision.state.rollout

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from tidegate.deployer import candidates, commands, progress, rollout, routes
-from tidegate.deployer.state import Arm, Decision, ModelState, Phase, Role
+from tidegate.deployer import candidates, commands, progress, retirement, rollout, routes, waiting
+from tidegate.deployer.state import Arm, Decision, ModelState, Phase, Retired, Role
 from tidegate.deployer.strategies import canary
 from tidegate.simulation.invariants import Invariant
 from tidegate.simulation.mutants.mutant import Mutant, Patch
@@ -180,6 +180,23 @@ def _rollback_window_ignored() -> list[Patch]:
     return [(rollout, "_settled", settled)]
 
 
+def _full_host_ends_it() -> list[Patch]:
+    def changed(state: ModelState, event: Any) -> Decision:
+        if not event.waiting or state.rollout is None or state.rollout.phase is not Phase.STARTING:
+            return progress.follow_route(state, "not ready", event.time_s, event.cause)
+        return progress.end_with(state, Phase.ABORTED, event.waiting, event.time_s, event.cause)
+
+    return [(waiting, "changed", changed)]
+
+
+def _retired_model_serves_on() -> list[Patch]:
+    def retire_model(state: ModelState, event: Any) -> Decision:
+        kept = replace(state, retired=Retired(stable=state.stable, retained=state.retained))
+        return retirement._told(Decision(state=kept), event, "retired")  # noqa: SLF001
+
+    return [(retirement, "_retire_model", retire_model)]
+
+
 MUTANTS: Final = (
     Mutant(
         name="rollback-forgets-the-weight",
@@ -266,6 +283,18 @@ MUTANTS: Final = (
         promise="a rollout ends once",
         patches=_ends_twice,
         found_by=(Invariant.ENDS_ONCE,),
+    ),
+    Mutant(
+        name="full-host-ends-it",
+        promise="a rollout waits for a free server",
+        patches=_full_host_ends_it,
+        found_by=(Invariant.WAITING_IS_NO_END,),
+    ),
+    Mutant(
+        name="retired-model-serves-on",
+        promise="what is retired gets no request",
+        patches=_retired_model_serves_on,
+        found_by=(Invariant.RETIRED_GETS_NOTHING,),
     ),
     Mutant(
         name="bake-time-ignored",

@@ -156,7 +156,7 @@ class Story:
         self._narrator.chapter("3. A model that passes every check and fails live")
         self._narrator.say(
             "its table of aircraft was learnt from cleaned data; live, about one flight in seven has an aircraft "
-            "that is not in the register, and cleaned evaluation data could not show that"
+            "that is not in the register; no evaluation and no recorded request has one, so no check shows it"
         )
         receipt = self._publish(train_aircraft_table(self._flights))
         self._expect(expect_number(self._registered(receipt), "1.1.1", Change.CHANGE_PIPELINE))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeAlias
@@ -17,7 +17,7 @@ from tidegate.deployer.xds.listener import gateway_listener
 from tidegate.deployer.xds.ordering import ModelResources, Models, ProxyState, is_settled
 from tidegate.deployer.xds.resources import encode, model_resources
 from tidegate.deployer.xds.server import DiscoveryServicer, ProxySession
-from tidegate.deployer.xds.tuning import GatewayAddress, GatewayTuning
+from tidegate.deployer.xds.tuning import GatewayAddress, GatewayCaller, GatewayTuning
 from tidegate.v1.rollout_events_pb2 import RouteApplied, RouteTable
 
 LEASE_S: Final = 60.0
@@ -66,6 +66,7 @@ class ProxyFleet:
         lease_s: float = LEASE_S,
         applied_wait_s: float = APPLIED_WAIT_S,
         tuning: GatewayTuning | None = None,
+        callers: Sequence[GatewayCaller] = (),
         is_restoring: bool = False,
         on_applied: OnApplied | None = None,
         on_refused: OnRefused | None = None,
@@ -78,6 +79,7 @@ class ProxyFleet:
             lease_s: A proxy that has disconnected counts as missing for so long.
             applied_wait_s: After so long without all acknowledgements, ``on_applied`` names the missing.
             tuning: Times and sizes of the gateway.
+            callers: Who may ask for predictions; none = everybody.
             is_restoring: Send nothing until :meth:`restored`.
             on_applied: Called in the event loop; again whenever the answer changes.
             on_refused: Called with model, epoch, revision and Envoy's message when a proxy refused a table.
@@ -93,7 +95,9 @@ class ProxyFleet:
         self._is_restoring = is_restoring
         self._desired: dict[str, ModelResources] = {}
         self._accepted: dict[str, ModelResources] = {}
-        self.listener = encode(gateway_listener(GatewayAddress(host=gateway_host, port=gateway_port), self._tuning))
+        self.listener = encode(
+            gateway_listener(GatewayAddress(host=gateway_host, port=gateway_port), self._tuning, callers)
+        )
 
     @property
     def desired(self) -> Models:

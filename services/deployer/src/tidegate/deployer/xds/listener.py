@@ -10,6 +10,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 
 # Imported for json_format, which must know every message named by "@type".
 from envoy.extensions.access_loggers.grpc.v3 import als_pb2  # noqa: F401
+from envoy.extensions.filters.http.api_key_auth.v3 import api_key_auth_pb2  # noqa: F401
 from envoy.extensions.filters.http.router.v3 import router_pb2  # noqa: F401
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2  # noqa: F401
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2  # noqa: F401
@@ -26,6 +27,7 @@ from tidegate.deployer.xds.tuning import (
     ROUTE_HEADER,
     UNIT_HEADER,
     GatewayAddress,
+    GatewayCaller,
     GatewayTuning,
 )
 
@@ -36,8 +38,8 @@ _ALLOWED_EXACT: Final = ("unit", "preview")
 _ALLOWED_PREFIXES: Final = ("context-",)
 
 
-def gateway_listener(address: GatewayAddress, tuning: GatewayTuning) -> Listener:
-    """Return the listener that every proxy of the fleet opens."""
+def gateway_listener(address: GatewayAddress, tuning: GatewayTuning, callers: Sequence[GatewayCaller] = ()) -> Listener:
+    """Return the listener that every proxy of the fleet opens; for ``callers`` alone, if there are any."""
     body = {
         "name": LISTENER_NAME,
         "address": {"socket_address": {"address": address.host, "port_value": address.port}},
@@ -47,7 +49,7 @@ def gateway_listener(address: GatewayAddress, tuning: GatewayTuning) -> Listener
                 "filters": [
                     {
                         "name": "envoy.filters.network.http_connection_manager",
-                        "typed_config": _connection_manager(tuning),
+                        "typed_config": _connection_manager(tuning, callers),
                     }
                 ]
             }
@@ -78,7 +80,7 @@ def _choices(exact: Sequence[str], prefixes: Sequence[str]) -> list[str]:
     return choices
 
 
-def _connection_manager(tuning: GatewayTuning) -> dict[str, Any]:
+def _connection_manager(tuning: GatewayTuning, callers: Sequence[GatewayCaller]) -> dict[str, Any]:
     return {
         "@type": _EXTENSIONS + "filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "gateway",
@@ -101,6 +103,7 @@ def _connection_manager(tuning: GatewayTuning) -> dict[str, Any]:
             }
         ],
         "http_filters": [
+            *([_asks_who_calls(callers)] if callers else []),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {
@@ -108,8 +111,22 @@ def _connection_manager(tuning: GatewayTuning) -> dict[str, Any]:
                     "suppress_envoy_headers": True,
                     "upstream_log": [_access_log(tuning)],
                 },
-            }
+            },
         ],
+    }
+
+
+def _asks_who_calls(callers: Sequence[GatewayCaller]) -> dict[str, Any]:
+    """Refuse (401) whoever sends no token of ``callers``; no model server sees the tokens."""
+    return {
+        "name": "envoy.filters.http.api_key_auth",
+        "typed_config": {
+            "@type": _EXTENSIONS + "filters.http.api_key_auth.v3.ApiKeyAuth",
+            "credentials": [{"key": caller.token, "client": caller.name} for caller in callers],
+            # Of this header Envoy takes what follows "Bearer ".
+            "key_sources": [{"header": "authorization"}],
+            "forwarding": {"hide_credentials": True},
+        },
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 WEIGHT_TOTAL: Final = 1_000_000
@@ -58,3 +58,11 @@ class GatewayAddress:
 
     host: str
     port: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GatewayCaller:
+    """An application that may ask for predictions, where not everybody may; ``repr`` does not show the token."""
+
+    name: str
+    token: str = field(repr=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tidegate.monitor.judges.latency import Histogram, quantile_us
 from tidegate.monitor.judges.replay import to_e_value
-from tidegate.monitor.judges.values import ERROR_RATE, Evidence, Guard, GuardState, Kind, Rules
+from tidegate.monitor.judges.values import CLIENT_ERRORS, ERROR_RATE, Evidence, Guard, GuardState, Kind, Rules
 
 
 def evidence(rules: Rules, guard: Guard, state: GuardState, kind: Kind) -> Evidence:
@@ -30,6 +30,6 @@ def slot(kind: Kind) -> int:
 
 
 def _estimate(guard: Guard, histogram: Histogram, failures: int, requests: int) -> float:
-    if guard.metric == ERROR_RATE:
+    if guard.metric in {ERROR_RATE, CLIENT_ERRORS}:
         return failures / requests if requests else 0.0
     return quantile_us(histogram, guard.quantile) / 1000.0

@@ -12,9 +12,10 @@ from typing import Final, cast
 
 import numpy as np
 
-from tidegate.monitor.judges import latency, two_sample
+from tidegate.monitor.judges import clients, latency, two_sample
 from tidegate.monitor.judges.absolute import Absolute
-from tidegate.monitor.judges.evidence import evidence, slot
+from tidegate.monitor.judges.clients import Clients
+from tidegate.monitor.judges.evidence import evidence
 from tidegate.monitor.judges.latency import (
     EMPTY,
     Ceiling,
@@ -27,8 +28,10 @@ from tidegate.monitor.judges.latency import (
 )
 from tidegate.monitor.judges.noninferiority import NonInferiority
 from tidegate.monitor.judges.replay import Process, advance, canonical, make_inputs, to_e_value
+from tidegate.monitor.judges.tallies import count
 from tidegate.monitor.judges.two_sample import Block, TwoSample
 from tidegate.monitor.judges.values import (
+    CLIENT_ERRORS,
     ERROR_RATE,
     Batch,
     Decision,
@@ -41,7 +44,6 @@ from tidegate.monitor.judges.values import (
     Rules,
     State,
     StepState,
-    Tally,
 )
 
 # A comparison with fewer requests an arm loses power to chance in the sizes of the arms; waiting longer than this
@@ -93,7 +95,7 @@ def _weigh(
 ) -> tuple[GuardState, Finding | None]:
     kind = Kind.CONCURRENT if batch.concurrent else Kind.ABSOLUTE
     if kind not in guard.kinds():
-        return state, None
+        return _remember_past(guard, state, batch), None
     pending = state.pending
     finding: Finding | None = None
     if pending is not None and (pending.route, pending.concurrent) != (batch.route, batch.concurrent):
@@ -101,11 +103,18 @@ def _weigh(
         pending = None
     fresh = _measure(guard, state, batch)
     pending = fresh if pending is None else _join(pending, fresh)
-    state = replace(_count(guard, state, batch, kind, fresh), pending=pending)
+    state = replace(count(guard, state, batch, kind, fresh), pending=pending)
     if _is_ripe(guard, pending):
         state, newer = _close(rules, guard, state, pending, step)
         finding = finding or newer
     return state, finding
+
+
+def _remember_past(guard: Guard, state: GuardState, batch: Batch) -> GuardState:
+    if guard.metric != CLIENT_ERRORS:
+        return state
+    known, stable = state.clients or Clients(), batch.stable
+    return replace(state, clients=clients.remember(known, stable.units, stable.client_errors))
 
 
 def _measure(guard: Guard, state: GuardState, batch: Batch) -> Pending:
@@ -117,6 +126,8 @@ def _measure(guard: Guard, state: GuardState, batch: Batch) -> Pending:
     if guard.metric == ERROR_RATE:
         bad = candidate.failures if batch.concurrent else candidate.broken
         blocks = (Block(n_c=candidate.requests, k_c=bad, n_b=stable.requests, k_b=stable.failures),)
+    elif guard.metric == CLIENT_ERRORS:
+        blocks = (clients.block_of(state.clients or Clients(), candidate.units, candidate.client_errors),)
     else:
         stable_histogram = to_histogram(stable.latencies_us)
         candidate_histogram = to_histogram(candidate.latencies_us)
@@ -184,7 +195,9 @@ def _close(
     """Return ``state`` after ``pending`` has moved its e-processes, and the breach if there is a new one."""
     kind = Kind.CONCURRENT if pending.concurrent else Kind.ABSOLUTE
     process = cast("Process", state.concurrent if pending.concurrent else state.absolute)
-    bounds = _bounds(guard, kind)
+    bounds = _bounds(rules, guard, state, kind)
+    if bounds is None:
+        return replace(state, pending=None), None
     moved = _learn(advance(process, pending.blocks, bounds), pending)
     if pending.concurrent:
         state = replace(state, pending=None, concurrent=cast("TwoSample | Latency", moved))
@@ -203,7 +216,12 @@ def _close(
     return replace(state, breached=True), finding
 
 
-def _bounds(guard: Guard, kind: Kind) -> dict[str, float]:
+def _bounds(rules: Rules, guard: Guard, state: GuardState, kind: Kind) -> dict[str, float] | None:
+    """Return what the block is held against; None if nothing can be too much."""
+    if guard.metric == CLIENT_ERRORS:
+        level = 1.0 / rules.threshold(guard)
+        bound = clients.bound_of(state.clients or Clients(), margin=guard.margin, level=level)
+        return None if bound is None else {"bound": bound}
     if guard.metric == ERROR_RATE:
         return {"margin": guard.margin} if kind is Kind.CONCURRENT else {"bound": guard.floor}
     if kind is Kind.CONCURRENT:
@@ -233,27 +251,6 @@ def _move_promotion(guard: Guard, state: GuardState, pending: Pending, step: Ste
     moved = _learn(advance(state.promotion, pending.blocks, bounds), pending)
     inputs = make_inputs(state.promotion, pending, bounds)
     return replace(state, promotion=cast("NonInferiority", moved), promotion_inputs=inputs)
-
-
-def _count(guard: Guard, state: GuardState, batch: Batch, kind: Kind, fresh: Pending) -> GuardState:
-    tally = state.tallies[slot(kind)]
-    bad = batch.candidate.failures if batch.concurrent else batch.candidate.broken
-    counted = Tally(
-        candidate_requests=tally.candidate_requests + batch.candidate.requests,
-        candidate_failures=tally.candidate_failures + bad,
-        stable_requests=tally.stable_requests + batch.stable.requests,
-        stable_failures=tally.stable_failures + batch.stable.failures,
-        candidate=add(tally.candidate, fresh.candidate),
-        stable=add(tally.stable, fresh.stable),
-    )
-    tallies = (counted, state.tallies[1]) if kind is Kind.CONCURRENT else (state.tallies[0], counted)
-    return replace(state, tallies=tallies, first_bad_us=state.first_bad_us or _first_bad_us(guard, batch, fresh))
-
-
-def _first_bad_us(guard: Guard, batch: Batch, fresh: Pending) -> int:
-    if guard.metric == ERROR_RATE:
-        return batch.candidate.first_failure_us
-    return batch.start_us if any(block is not None and block.k_c > 0 for block in fresh.blocks) else 0
 
 
 def _reached(state: State, batch: Batch) -> Finding | None:

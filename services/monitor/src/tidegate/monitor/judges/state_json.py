@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from tidegate.monitor.judges.absolute import Absolute
+from tidegate.monitor.judges.clients import Clients
 from tidegate.monitor.judges.latency import Ceiling, Latency
 from tidegate.monitor.judges.noninferiority import NonInferiority
 from tidegate.monitor.judges.replay import judge_name, read_process
@@ -50,7 +51,15 @@ def _read_guard(value: Json) -> GuardState:
         tallies=(_read_tally(first), _read_tally(second)),
         first_bad_us=value["first_bad_us"],
         breached=value["breached"],
+        clients=_read_clients(value.get("clients")),
     )
+
+
+def _read_clients(value: Json | None) -> Clients | None:
+    # State of a release without this guard has none.
+    if value is None:
+        return None
+    return Clients(**{**value, "suspects": tuple(_pair(one) for one in value["suspects"])})
 
 
 def _read_pending(value: Json) -> Pending:

@@ -9,12 +9,14 @@ from typing import Final
 import numpy as np
 
 from tidegate.monitor.judges.absolute import Absolute
+from tidegate.monitor.judges.clients import Clients, Flags, Units
 from tidegate.monitor.judges.latency import EMPTY, Ceiling, Histogram, Latencies, Latency, watched_levels
 from tidegate.monitor.judges.noninferiority import NonInferiority
 from tidegate.monitor.judges.two_sample import Block, TwoSample
 
 ERROR_RATE: Final = "error_rate"
 LATENCY_MS: Final = "latency_ms"
+CLIENT_ERRORS: Final = "client_errors"
 STEP_REQUESTS_MIN: Final = 50
 
 Route = tuple[int, int]
@@ -46,6 +48,9 @@ class Guard:
             case "latency_ms":
                 concurrent = (Kind.CONCURRENT,) if self.ratio > 0 else ()
                 return (*concurrent, Kind.ABSOLUTE) if self.ceiling > 0 else concurrent
+            case "client_errors":
+                # Beside stable they are failures as any other: error_rate compares them.
+                return (Kind.ABSOLUTE,)
             case _:
                 return ()
 
@@ -61,9 +66,11 @@ class Rules:
     def threshold(self, guard: Guard) -> float:
         """Return the e-value that breaches ``guard``: alpha is split over all guards, then over the kinds of a guard.
 
-        By Ville's inequality and the union bound the whole rollout breaches falsely with probability at most alpha.
+        Client errors spend half of theirs on the past's confidence limit. By Ville's inequality and the union bound the
+        whole rollout breaches falsely with probability at most alpha.
         """
-        return len(self.guards) * max(1, len(guard.kinds())) / self.alpha
+        parts = 2 if guard.metric == CLIENT_ERRORS else max(1, len(guard.kinds()))
+        return len(self.guards) * parts / self.alpha
 
     @property
     def promotion_threshold(self) -> float:
@@ -79,7 +86,7 @@ class ArmBatch:
     """One arm's requests in a batch, by assignment.
 
     ``failures`` were answered with anything but 2xx, ``broken`` with 500 and above or not at all; ``latencies_us``
-    are of the 2xx ones.
+    are of the 2xx ones. ``units`` and ``client_errors`` (4xx) have one entry a request, in order of time.
     """
 
     requests: int
@@ -87,6 +94,8 @@ class ArmBatch:
     broken: int
     latencies_us: Latencies
     first_failure_us: int = 0
+    units: Units = field(default_factory=lambda: np.array([], dtype=np.uint64))
+    client_errors: Flags = field(default_factory=lambda: np.array([], dtype=np.bool_))
 
 
 def empty_arm() -> ArmBatch:
@@ -146,6 +155,7 @@ class GuardState:
     tallies: tuple[Tally, Tally] = field(default_factory=lambda: (Tally(), Tally()))
     first_bad_us: int = 0
     breached: bool = False
+    clients: Clients | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,5 +224,7 @@ def _start_guard(guard: Guard) -> GuardState:
         promotion = NonInferiority() if guard.margin > 0 else None
         absolute = Absolute() if has_bound else None
         return GuardState(concurrent=TwoSample(), absolute=absolute, promotion=promotion)
+    if guard.metric == CLIENT_ERRORS:
+        return GuardState(absolute=Ceiling(), clients=Clients())
     concurrent = Latency(levels=watched_levels(guard.quantile)) if Kind.CONCURRENT in kinds else None
     return GuardState(concurrent=concurrent, absolute=Ceiling() if has_bound else None)
