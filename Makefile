@@ -12,8 +12,8 @@ COMPOSE_TEST_ARGS ?=
 SOURCES := packages services tests tools examples bench
 BREAKING_BASE := proto/baseline.binpb
 PYTEST_ARGS ?=
-# So many tests run at once: most of their time they wait for processes and events.
-TEST_WORKERS ?= 4
+# So many tests run at once. Whole stacks keep two workers busy and much of their time waiting; more than six are not fed.
+TEST_WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 5 ? cores + 1 : 6)))
 SIDE_BY_SIDE := --numprocesses=$(TEST_WORKERS)
 BENCH_ARGS ?=
 
