@@ -14,6 +14,8 @@ import pytest
 from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
 
 TIERS = ("unit", "contract", "simulation", "integration", "e2e", "chaos")
+# What they show runs in other processes; tracing the clients would only slow them down.
+UNTRACED = ("e2e", "chaos")
 TESTS_DIR = Path(__file__).parent
 
 
@@ -27,12 +29,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each test the marker of its folder, and, where several workers run them, its place among them."""
+    """Give each test the markers of its folder, and, where several workers run them, its place among them."""
     for item in items:
         if item.path.is_relative_to(TESTS_DIR):
             tier = item.path.relative_to(TESTS_DIR).parts[0]
             if tier in TIERS:
                 item.add_marker(tier)
+            if tier in UNTRACED:
+                item.add_marker("no_cover")
     if hasattr(config, "workerinput"):
         import workers
 
