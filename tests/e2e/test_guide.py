@@ -13,7 +13,7 @@ import pytest
 
 GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(700)
 
 
 def blocks(guide: str) -> list[str]:
@@ -42,7 +42,7 @@ def follow(world, tmp_path_factory):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

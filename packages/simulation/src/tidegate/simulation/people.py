@@ -67,6 +67,9 @@ class People:
         if wish.verb == "APPROVE_VERSION":
             self.approve(wish.model, world.rng.choice(known)) if known else None
             return
+        if wish.verb == "START_AGAIN":
+            self._start_again(wish.model)
+            return
         if wish.verb in {"RETIRE", "RESTORE", "RETIRE_MODEL", "RESTORE_MODEL"}:
             self._retire(wish, known)
             return
@@ -74,6 +77,13 @@ class People:
         if wish.verb == "ROLLBACK" and world.chance(0.5):
             number = None
         self.command(wish.model, wish.verb, number=number)
+
+    def _start_again(self, model: str) -> None:
+        """Try the newest version that is blessed and not stable."""
+        state = self._simulation.checker.facts.states.get(model)
+        tried = [one.number for one in state.versions if one.blessed and one.number != state.stable] if state else []
+        if tried:
+            self.command(model, "START", number=max(tried))
 
     def _retire(self, wish: Wish, known: list[Number]) -> None:
         """Take something out of service, or bring it back: mostly what is retired, if anything is."""

@@ -19,6 +19,8 @@ SERVERS_MAX: Final = 32
 # Chance of a retirement, and of one more after it.
 RETIRES: Final = 0.25
 RETIREMENTS_MAX: Final = 8
+# Chance that somebody tries versions again that have had their turn.
+STARTS_AGAIN: Final = 0.2
 # Share of the seeds whose model host has room for a few servers only.
 FULL_HOST: Final = 0.15
 WAITS_FOR_A_PHASE: Final = 1 / 3
@@ -243,7 +245,7 @@ def _wishes(world: World, model: str, busy_s: float) -> list[Wish]:
 
 
 def _retirements(world: World, model: str, busy_s: float) -> list[Wish]:
-    """Draw what is taken out of service, and mostly brought back; by a generator of its own."""
+    """Draw what is taken out of service, mostly brought back, and started again; by a generator of its own."""
     rng = random.Random(f"retirements {world.seed} {model}")  # noqa: S311  (chance that must come again)
     wishes: list[Wish] = []
     while rng.random() < RETIRES and len(wishes) < RETIREMENTS_MAX:
@@ -253,6 +255,8 @@ def _retirements(world: World, model: str, busy_s: float) -> list[Wish]:
         if rng.random() < 0.8:
             back_s = time_s + rng.uniform(0.0, 30.0)
             wishes.append(Wish(time_s=back_s, model=model, verb="RESTORE_MODEL" if whole else "RESTORE"))
+    if rng.random() < STARTS_AGAIN:
+        wishes += [Wish(time_s=rng.uniform(20.0, busy_s), model=model, verb="START_AGAIN") for _ in range(3)]
     return wishes
 
 
