@@ -35,9 +35,11 @@ APART = (
     "integration/modelhost/test_modelhost_servers",
     "integration/modelhost/test_modelhost_adoption",
 )
+# The stack of its own is gone before the one that the others share starts.
+OWN = ("chaos/test_storage",)
 # Those that share one stack, one after the other (e2e/conftest.py).
 SHARING = ("e2e/test_access", "e2e/test_guide", "e2e/test_outsiders", "e2e/test_story")
-ORDER = (*SHARING, *itertools.chain(*STACKS.values()), "simulation/test_simulation_seeds", *APART)
+ORDER = (*OWN, *SHARING, *itertools.chain(*STACKS.values()), "simulation/test_simulation_seeds", *APART)
 
 # Below the ports that the kernel gives to connections, so that none of them is in the way.
 FIRST_PORT = 10_000
