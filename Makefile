@@ -37,7 +37,7 @@ test: setup ## Set up and run every test, with branch coverage.
 test-unit test-contract test-simulation test-integration test-e2e test-chaos: test-%: setup ## Run one tier of the tests.
 	$(RUN)pytest $(PYTEST_ARGS) tests/$*
 
-test-more: setup ## Repeat what tests by chance show: 1000 seeds and examples instead of a hundred (about half an hour).
+test-more: setup ## Repeat more often what tests by chance show: 1000 seeds and examples instead of a hundred.
 	TIDEGATE_TEST_MORE=1 $(RUN)pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS) tests/unit tests/contract tests/simulation
 
 ##@ Benchmarks

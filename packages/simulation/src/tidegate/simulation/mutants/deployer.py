@@ -210,13 +210,14 @@ MUTANTS: Final = (
         promise="a late breach still rolls back",
         patches=_breach_ignored_after_promotion,
         found_by=(Invariant.BREACH_SENDS_BACK, Invariant.BREACH_STOPS),
+        seed=4,
     ),
     Mutant(
         name="breach-applied-twice",
         promise="a breach counts once",
         patches=_breach_applied_twice,
         found_by=(Invariant.BREACH_COUNTS_ONCE,),
-        seed=43,
+        seed=62,
     ),
     Mutant(
         name="evidence-of-an-old-route",
@@ -249,7 +250,7 @@ MUTANTS: Final = (
         promise="a breached rollout never gets more traffic",
         patches=_resumed_after_a_breach,
         found_by=(Invariant.NO_MORE_AFTER_A_BREACH, Invariant.STEPS_ARE_EARNED),
-        seed=74,
+        seed=121,
     ),
     Mutant(
         name="silent-monitor-ignored",
@@ -289,12 +290,14 @@ MUTANTS: Final = (
         promise="a rollout waits for a free server",
         patches=_full_host_ends_it,
         found_by=(Invariant.WAITING_IS_NO_END,),
+        seed=31,
     ),
     Mutant(
         name="retired-model-serves-on",
         promise="what is retired gets no request",
         patches=_retired_model_serves_on,
         found_by=(Invariant.RETIRED_GETS_NOTHING,),
+        seed=44,
     ),
     Mutant(
         name="bake-time-ignored",
@@ -321,6 +324,7 @@ MUTANTS: Final = (
         promise="a route names only ready versions",
         patches=_unready_server_named,
         found_by=(Invariant.ONLY_READY_VERSIONS,),
+        seed=1,
     ),
     Mutant(
         name="moved-server-not-followed",

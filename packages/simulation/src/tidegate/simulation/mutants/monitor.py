@@ -113,5 +113,6 @@ MUTANTS: Final = (
         promise="a much worse candidate breaches where nothing is beside it",
         patches=_never_breaches(concurrent=False),
         found_by=(Invariant.MUCH_WORSE_BREACHES,),
+        seed=4,
     ),
 )
