@@ -10,8 +10,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_mock_engine, select
 
 from tidegate.core.errors import AlreadyExists, Conflict, Unavailable
-from tidegate.registry.aliases import AliasMove, move_alias
-from tidegate.registry.relay import OutboxRelay
+from tidegate.registry.catalog.aliases import AliasMove, move_alias
+from tidegate.registry.catalog.tables import metadata, outbox
+from tidegate.registry.eventlog.relay import OutboxRelay
 from tidegate.registry.store import (
     Cause,
     RequestKey,
@@ -23,7 +24,6 @@ from tidegate.registry.store import (
     remember,
     was_consumed,
 )
-from tidegate.registry.tables import metadata, outbox
 from tidegate.v1.values_pb2 import Version
 
 

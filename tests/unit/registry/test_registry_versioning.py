@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.registry.comparison import PairedNumbers
-from tidegate.registry.signatures import SignatureSpec, TensorSpec
-from tidegate.registry.versioning import (
+from tidegate.registry.numbering.comparison import PairedNumbers
+from tidegate.registry.numbering.signatures import SignatureSpec, TensorSpec
+from tidegate.registry.numbering.versioning import (
     Change,
     Comparison,
     Contender,

@@ -23,8 +23,8 @@ from tidegate.contracts.codec import EVENT_ID_NAMESPACE, Event, Record, encode
 from tidegate.contracts.topics import TOPIC_BY_MESSAGE
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import AlreadyExists, Conflict, InvalidInput, Unavailable
-from tidegate.registry.schema import migrate_to
-from tidegate.registry.tables import consumed, outbox, requests, sequences
+from tidegate.registry.catalog.schema import migrate_to
+from tidegate.registry.catalog.tables import consumed, outbox, requests, sequences
 
 SOURCE: Final = "tidegate/registry"
 BUSY_TIMEOUT_MS: Final = 10_000

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tidegate.registry import versioning
-from tidegate.registry.versioning import DecisionInput, Fingerprint, VersionNumberDecision
+from tidegate.registry.numbering import versioning
+from tidegate.registry.numbering.versioning import DecisionInput, Fingerprint, VersionNumberDecision
 from tidegate.simulation.checks.facts import Facts
 from tidegate.simulation.invariants import Invariant
 from tidegate.simulation.plan import Quality

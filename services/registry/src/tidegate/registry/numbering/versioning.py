@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from tidegate.registry.comparison import PairedNumbers, holm_rejected, one_sided_p, too_few, z_value
-from tidegate.registry.signatures import SignatureSpec, TensorSpec, incompatibilities
+from tidegate.registry.numbering.comparison import PairedNumbers, holm_rejected, one_sided_p, too_few, z_value
+from tidegate.registry.numbering.signatures import SignatureSpec, TensorSpec, incompatibilities
 
 FIRST_MAJOR: Final = 1
 BREAKS_NAMED_MAX: Final = 5

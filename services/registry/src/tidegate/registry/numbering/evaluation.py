@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tidegate.registry.comparison import PairedNumbers, is_binary, paired_numbers
-from tidegate.registry.rejection import rejected
-from tidegate.registry.versioning import Comparison
+from tidegate.registry.intake.rejection import rejected
+from tidegate.registry.numbering.comparison import PairedNumbers, is_binary, paired_numbers
+from tidegate.registry.numbering.versioning import Comparison
 
 ROWS_MAX: Final = 2_000_000
 COLUMNS_MAX: Final = 2_000

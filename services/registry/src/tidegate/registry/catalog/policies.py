@@ -7,10 +7,10 @@ from sqlalchemy import Connection, insert
 from tidegate.contracts.codec import derived_event_id
 from tidegate.core.clock import utc_now
 from tidegate.core.policy import resolve_policy, validate_policy
-from tidegate.registry.catalog import read_policy
-from tidegate.registry.rejection import Rejected
+from tidegate.registry.catalog.tables import policies
+from tidegate.registry.catalog.versions import read_policy
+from tidegate.registry.intake.rejection import Rejected
 from tidegate.registry.store import Cause, add_event, next_sequence
-from tidegate.registry.tables import policies
 from tidegate.v1.events_pb2 import PolicyApplied
 from tidegate.v1.policy_pb2 import Policy
 

@@ -13,9 +13,9 @@ from tidegate.contracts.names import format_version, version_reference
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import NotFound
 from tidegate.core.policy import default_policy
-from tidegate.registry.tables import aliases, edges, models, policies, versions
-from tidegate.registry.versioning import Contender, Fingerprint, Verdict, VersionNumber
-from tidegate.registry.wire import fingerprint_of_registered, number_from_wire, signature_from_wire
+from tidegate.registry.catalog.tables import aliases, edges, models, policies, versions
+from tidegate.registry.catalog.wire import fingerprint_of_registered, number_from_wire, signature_from_wire
+from tidegate.registry.numbering.versioning import Contender, Fingerprint, Verdict, VersionNumber
 from tidegate.v1.events_pb2 import ModelRegistered
 from tidegate.v1.policy_pb2 import Policy
 from tidegate.v1.values_pb2 import Version
