@@ -15,6 +15,7 @@ from tidegate.core.bus import EventProducer, create_topics
 from tidegate.core.errors import Unavailable
 from tidegate.core.policy import default_policy
 from tidegate.registry.catalog.aliases import AliasMove, move_alias
+from tidegate.registry.catalog.outbox import Cause
 from tidegate.registry.catalog.policies import apply_policy
 from tidegate.registry.catalog.tables import outbox
 from tidegate.registry.eventlog import catchup
@@ -23,7 +24,7 @@ from tidegate.registry.eventlog.catchup import catch_up
 from tidegate.registry.eventlog.positions import RESTORED, read_fact, read_positions
 from tidegate.registry.eventlog.relay import OutboxRelay
 from tidegate.registry.eventlog.topic_reader import TopicReader, reading
-from tidegate.registry.store import Cause, Store
+from tidegate.registry.store import Store
 from tidegate.v1.events_pb2 import TrainingCompleted
 from tidegate.v1.values_pb2 import Version
 

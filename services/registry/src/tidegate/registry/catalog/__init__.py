@@ -1,1 +1,1 @@
-"""What the registry remembers, as rows: tables and their migrations, versions, aliases, policies, answers of lookups."""
+"""What the registry remembers, as rows: tables and migrations, versions, aliases, policies, answers of lookups."""
