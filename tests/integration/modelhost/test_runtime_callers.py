@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tidegate.registry.signatures import WIDER, SignatureSpec, TensorSpec, incompatibilities
+from tidegate.registry.numbering.signatures import WIDER, SignatureSpec, TensorSpec, incompatibilities
 
 PATH = "/v2/models/a.model/infer"
 ONNX_TYPES = {

@@ -24,7 +24,7 @@ from registrations import MODEL, event, publish, training
 from tidegate.contracts.names import format_version, parse_version
 from tidegate.core.bus import create_topics
 from tidegate.core.errors import Unavailable
-from tidegate.registry import operations
+from tidegate.registry.backup import operations
 from tidegate.v1 import registry_service_pb2 as api
 from tidegate.v1.events_pb2 import ModelBlessed
 from tidegate.v1.policy_pb2 import Policy

@@ -14,16 +14,17 @@ from tidegate.contracts.topics import POLICIES, REGISTRY, TRAINING
 from tidegate.core.bus import EventProducer, create_topics
 from tidegate.core.errors import Unavailable
 from tidegate.core.policy import default_policy
-from tidegate.registry import catchup
-from tidegate.registry.aliases import AliasMove, move_alias
-from tidegate.registry.bus_admin import read_bus_id, read_input_offsets, rewind_inputs
-from tidegate.registry.catchup import catch_up
-from tidegate.registry.policies import apply_policy
-from tidegate.registry.positions import RESTORED, read_fact, read_positions
-from tidegate.registry.relay import OutboxRelay
-from tidegate.registry.store import Cause, Store
-from tidegate.registry.tables import outbox
-from tidegate.registry.topic_reader import TopicReader, reading
+from tidegate.registry.catalog.aliases import AliasMove, move_alias
+from tidegate.registry.catalog.outbox import Cause
+from tidegate.registry.catalog.policies import apply_policy
+from tidegate.registry.catalog.tables import outbox
+from tidegate.registry.eventlog import catchup
+from tidegate.registry.eventlog.bus_admin import read_bus_id, read_input_offsets, rewind_inputs
+from tidegate.registry.eventlog.catchup import catch_up
+from tidegate.registry.eventlog.positions import RESTORED, read_fact, read_positions
+from tidegate.registry.eventlog.relay import OutboxRelay
+from tidegate.registry.eventlog.topic_reader import TopicReader, reading
+from tidegate.registry.store import Store
 from tidegate.v1.events_pb2 import TrainingCompleted
 from tidegate.v1.values_pb2 import Version
 

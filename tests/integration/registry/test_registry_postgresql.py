@@ -13,11 +13,12 @@ import pytest
 from sqlalchemy import text
 
 from tidegate.core.errors import FailedPrecondition
-from tidegate.registry.aliases import AliasMove, move_alias, read_alias
 from tidegate.registry.backup.snapshot import load_snapshot, write_snapshot
-from tidegate.registry.catalog import insert_version, read_version
-from tidegate.registry.store import Cause, Store, add_event, next_sequence
-from tidegate.registry.versioning import Verdict
+from tidegate.registry.catalog.aliases import AliasMove, move_alias, read_alias
+from tidegate.registry.catalog.outbox import Cause, add_event, next_sequence
+from tidegate.registry.catalog.versions import insert_version, read_version
+from tidegate.registry.numbering.versioning import Verdict
+from tidegate.registry.store import Store
 from tidegate.stack.ports import free_ports
 from tidegate.v1.events_pb2 import ModelRegistered
 from tidegate.v1.values_pb2 import Version

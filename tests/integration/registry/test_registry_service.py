@@ -27,7 +27,8 @@ from registrations import (
 from tidegate.contracts.codec import Record
 from tidegate.contracts.names import format_version, parse_version
 from tidegate.contracts.topics import TRAINING
-from tidegate.registry.versioning import decide, input_from_json, to_json
+from tidegate.registry.numbering.inputs_json import input_from_json, to_json
+from tidegate.registry.numbering.versioning import decide
 from tidegate.v1 import registry_service_pb2 as api
 from tidegate.v1.events_pb2 import ModelBlessed, TrainingCompleted, ValidationPassed
 from tidegate.v1.policy_pb2 import Policy

@@ -10,20 +10,12 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_mock_engine, select
 
 from tidegate.core.errors import AlreadyExists, Conflict, Unavailable
-from tidegate.registry.aliases import AliasMove, move_alias
-from tidegate.registry.relay import OutboxRelay
-from tidegate.registry.store import (
-    Cause,
-    RequestKey,
-    Store,
-    advance_sequence,
-    mark_consumed,
-    next_sequence,
-    recall,
-    remember,
-    was_consumed,
-)
-from tidegate.registry.tables import metadata, outbox
+from tidegate.registry.catalog.aliases import AliasMove, move_alias
+from tidegate.registry.catalog.handled import RequestKey, mark_consumed, recall, remember, was_consumed
+from tidegate.registry.catalog.outbox import Cause, advance_sequence, next_sequence
+from tidegate.registry.catalog.tables import metadata, outbox
+from tidegate.registry.eventlog.relay import OutboxRelay
+from tidegate.registry.store import Store
 from tidegate.v1.values_pb2 import Version
 
 

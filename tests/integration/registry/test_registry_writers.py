@@ -7,7 +7,7 @@ import asyncio
 from registrations import evaluation_bytes, training, upload
 
 from tidegate.contracts.names import format_version
-from tidegate.registry.turns import Turns
+from tidegate.registry.registration.turns import Turns
 from tidegate.v1 import registry_service_pb2 as api
 
 WRITERS = 32

@@ -10,7 +10,7 @@ from minio.helpers import BaseURL, check_bucket_name, check_object_name
 from tidegate.contracts.uris import uri_fault
 from tidegate.core.errors import InvalidInput
 from tidegate.core.object_store import parse_s3_uri
-from tidegate.registry.intake import shape_faults
+from tidegate.registry.intake.checks import shape_faults
 from tidegate.v1.events_pb2 import TrainingCompleted
 
 BAD = [

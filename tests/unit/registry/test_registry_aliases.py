@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tidegate.contracts.names import format_version, parse_version
-from tidegate.registry.aliases import moves_of
+from tidegate.registry.catalog.aliases import moves_of
 from tidegate.v1.rollout_events_pb2 import Phase, RolloutStep
 
 OLD, NEW = "1.0.0", "1.1.0"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.registry.comparison import (
+from tidegate.registry.numbering.comparison import (
     PairedNumbers,
     delong,
     holm_rejected,

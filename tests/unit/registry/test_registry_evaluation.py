@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tidegate.registry.evaluation import compare, read_evaluation
-from tidegate.registry.rejection import Rejected
+from tidegate.registry.intake.evaluation_file import read_evaluation
+from tidegate.registry.intake.rejection import Rejected
+from tidegate.registry.numbering.evaluation import compare
 
 N = 400
 

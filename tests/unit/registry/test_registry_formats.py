@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from tidegate.registry.formats import HEAD_BYTES, ONNX, PICKLE, UNKNOWN, sniff
-from tidegate.registry.protobuf_scan import scan_fields
+from tidegate.registry.intake.formats import HEAD_BYTES, ONNX, PICKLE, UNKNOWN, sniff
+from tidegate.registry.intake.protobuf_scan import scan_fields
 
 OBJECT = {"weights": [1.0, 2.0], "name": "a model"}
 

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from tidegate.registry.import_dir import open_import
-from tidegate.registry.rejection import Rejected
+from tidegate.registry.intake.import_dir import open_import
+from tidegate.registry.intake.rejection import Rejected
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from tidegate.core.errors import InvalidInput
 from tidegate.core.grpc_server import to_status
 from tidegate.core.policy import default_policy
 from tidegate.registry.agents import RegistryAgents
-from tidegate.registry.catalog import read_policy
-from tidegate.registry.intake import shape_faults
-from tidegate.registry.policies import apply_policy
-from tidegate.registry.registration import Registrar
-from tidegate.registry.rejection import REASON_CHARS_MAX, REASONS_MAX, Rejected
-from tidegate.registry.store import RECORD_BYTES_MAX, Cause, Store
-from tidegate.registry.tables import consumed, outbox
+from tidegate.registry.catalog.outbox import RECORD_BYTES_MAX, Cause
+from tidegate.registry.catalog.policies import apply_policy, read_policy
+from tidegate.registry.catalog.tables import consumed, outbox
+from tidegate.registry.intake.checks import shape_faults
+from tidegate.registry.intake.rejection import REASON_CHARS_MAX, REASONS_MAX, Rejected
+from tidegate.registry.registration.registrar import Registrar
+from tidegate.registry.store import Store
 from tidegate.v1.events_pb2 import RegistrationRejected, TrainingCompleted
 from tidegate.v1.values_pb2 import Tensor
 

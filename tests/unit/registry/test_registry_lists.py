@@ -8,11 +8,11 @@ import threading
 import pytest
 from sqlalchemy import event
 
-from tidegate.registry.catalog import insert_version
-from tidegate.registry.lookups import get_version, list_models, list_versions
-from tidegate.registry.paging import PAGE_BYTES_MAX, fitting
+from tidegate.registry.catalog.lookups import get_version, list_models, list_versions
+from tidegate.registry.catalog.paging import PAGE_BYTES_MAX, fitting
+from tidegate.registry.catalog.versions import insert_version
+from tidegate.registry.numbering.versioning import Verdict
 from tidegate.registry.store import Store
-from tidegate.registry.versioning import Verdict
 from tidegate.v1.events_pb2 import ModelRegistered, VersionDecision
 from tidegate.v1.policy_pb2 import Policy
 from tidegate.v1.registry_service_pb2 import ModelVersion, VersionView

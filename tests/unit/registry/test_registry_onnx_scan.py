@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from tidegate.registry.onnx_scan import scan_onnx
+from tidegate.registry.intake.onnx_scan import scan_onnx
 
 
 def external_tensor(name: str = "stolen") -> TensorProto:

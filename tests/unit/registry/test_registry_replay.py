@@ -15,26 +15,20 @@ from tidegate.contracts.topics import POLICIES, REGISTRY
 from tidegate.core.errors import FailedPrecondition
 from tidegate.core.policy import default_policy
 from tidegate.registry.agents import RegistryAgents
-from tidegate.registry.aliases import AliasMove, move_alias
 from tidegate.registry.backup.snapshot import load_snapshot, write_snapshot
-from tidegate.registry.catalog import insert_version, read_policy
-from tidegate.registry.lost_tail import tell_again, told_events
-from tidegate.registry.policies import apply_policy
-from tidegate.registry.positions import ANNOUNCE, BUS, join_bus, read_fact, write_fact
-from tidegate.registry.reannouncement import announce_stable
-from tidegate.registry.replay import Replayed, count_handled_step, replay
-from tidegate.registry.schema import migrate_to, read_revision
-from tidegate.registry.store import (
-    Cause,
-    Store,
-    add_event,
-    advance_sequence,
-    mark_consumed,
-    next_sequence,
-    was_consumed,
-)
-from tidegate.registry.tables import aliases, models, outbox, policies, sequences, versions
-from tidegate.registry.versioning import Verdict
+from tidegate.registry.catalog.aliases import AliasMove, move_alias
+from tidegate.registry.catalog.handled import mark_consumed, was_consumed
+from tidegate.registry.catalog.outbox import Cause, add_event, advance_sequence, next_sequence
+from tidegate.registry.catalog.policies import apply_policy, read_policy
+from tidegate.registry.catalog.schema import migrate_to, read_revision
+from tidegate.registry.catalog.tables import aliases, models, outbox, policies, sequences, versions
+from tidegate.registry.catalog.versions import insert_version
+from tidegate.registry.eventlog.lost_tail import tell_again, told_events
+from tidegate.registry.eventlog.positions import ANNOUNCE, BUS, join_bus, read_fact, write_fact
+from tidegate.registry.eventlog.reannouncement import announce_stable
+from tidegate.registry.eventlog.replay import Replayed, count_handled_step, replay
+from tidegate.registry.numbering.versioning import Verdict
+from tidegate.registry.store import Store
 from tidegate.v1.events_pb2 import ModelRegistered
 from tidegate.v1.rollout_events_pb2 import Phase, RolloutStep
 from tidegate.v1.values_pb2 import Version

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.registry.signatures import SignatureSpec, TensorSpec, incompatibilities
+from tidegate.registry.numbering.signatures import SignatureSpec, TensorSpec, incompatibilities
 
 DATATYPES = ["BOOL", "INT32", "INT64", "FP32", "FP64", "BYTES"]
 tensors = st.builds(

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.registry.comparison import PairedNumbers
-from tidegate.registry.signatures import SignatureSpec, TensorSpec
-from tidegate.registry.versioning import (
+from tidegate.registry.numbering.comparison import PairedNumbers
+from tidegate.registry.numbering.inputs_json import input_from_json, to_json
+from tidegate.registry.numbering.signatures import SignatureSpec, TensorSpec
+from tidegate.registry.numbering.versioning import (
     Change,
     Comparison,
     Contender,
@@ -20,9 +21,7 @@ from tidegate.registry.versioning import (
     Verdict,
     VersionNumber,
     decide,
-    input_from_json,
     judge,
-    to_json,
 )
 
 SIGNATURE = SignatureSpec(

@@ -11,11 +11,11 @@ from google.protobuf.message import Message
 from tidegate.contracts.codec import Event, derived_event_id
 from tidegate.contracts.names import format_version
 from tidegate.contracts.topics import ROLLOUTS, TRAINING, VALIDATION
-from tidegate.registry import versioning
-from tidegate.registry.aliases import AliasMove, moves_of
-from tidegate.registry.comparison import PairedNumbers
-from tidegate.registry.signatures import SignatureSpec, TensorSpec
-from tidegate.registry.versioning import (
+from tidegate.registry.catalog.aliases import AliasMove, moves_of
+from tidegate.registry.numbering import versioning
+from tidegate.registry.numbering.comparison import PairedNumbers
+from tidegate.registry.numbering.signatures import SignatureSpec, TensorSpec
+from tidegate.registry.numbering.versioning import (
     Change,
     Comparison,
     Contender,

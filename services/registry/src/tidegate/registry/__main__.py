@@ -7,7 +7,7 @@ import sys
 from tidegate.core.process import run
 from tidegate.core.settings import KafkaSettings, ObjectStoreSettings
 from tidegate.core.telemetry import configure_logs, start_telemetry
-from tidegate.registry import operations
+from tidegate.registry.backup import operations
 from tidegate.registry.settings import RegistrySettings
 
 

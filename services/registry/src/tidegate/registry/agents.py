@@ -10,23 +10,16 @@ from sqlalchemy import Connection, update
 
 from tidegate.contracts.codec import Event, derived_event_id
 from tidegate.core.errors import AlreadyExists, InvalidInput
-from tidegate.registry.aliases import apply_step
-from tidegate.registry.catalog import is_version
-from tidegate.registry.intake import can_be_told
+from tidegate.registry.catalog.aliases import apply_step
+from tidegate.registry.catalog.handled import mark_consumed, was_consumed
+from tidegate.registry.catalog.outbox import Cause, add_event, advance_sequence, cause_of, next_sequence
+from tidegate.registry.catalog.tables import versions
+from tidegate.registry.catalog.versions import is_version
+from tidegate.registry.intake.checks import can_be_told
+from tidegate.registry.intake.rejection import Rejected
 from tidegate.registry.metrics import rejections_counted
-from tidegate.registry.registration import Registrar
-from tidegate.registry.rejection import Rejected
-from tidegate.registry.store import (
-    Cause,
-    Store,
-    add_event,
-    advance_sequence,
-    cause_of,
-    mark_consumed,
-    next_sequence,
-    was_consumed,
-)
-from tidegate.registry.tables import versions
+from tidegate.registry.registration.registrar import Registrar
+from tidegate.registry.store import Store
 from tidegate.v1.events_pb2 import (
     ModelBlessed,
     RegistrationRejected,

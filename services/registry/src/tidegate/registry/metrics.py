@@ -9,7 +9,7 @@ from typing import Final
 from prometheus_client import Counter, Gauge
 
 from tidegate.core.errors import AlreadyExists
-from tidegate.registry.rejection import Rejected
+from tidegate.registry.intake.rejection import Rejected
 
 REGISTRATIONS: Final = Counter(
     "tidegate_registry_registrations_total",

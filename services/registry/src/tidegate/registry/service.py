@@ -20,10 +20,10 @@ from tidegate.core.process import first_of, until_signal
 from tidegate.core.settings import AccessSettings, KafkaSettings, ObjectStoreSettings
 from tidegate.core.streams import consume, create_app, retrying
 from tidegate.registry.agents import RegistryAgents
-from tidegate.registry.artifacts import ArtifactIntake, SourceRules
-from tidegate.registry.catchup import CaughtUp, catch_up
-from tidegate.registry.registration import Registrar
-from tidegate.registry.relay import OutboxRelay
+from tidegate.registry.eventlog.catchup import CaughtUp, catch_up
+from tidegate.registry.eventlog.relay import OutboxRelay
+from tidegate.registry.intake.artifacts import ArtifactIntake, SourceRules
+from tidegate.registry.registration.registrar import Registrar
 from tidegate.registry.servicer import RegistryServicer
 from tidegate.registry.settings import RegistrySettings
 from tidegate.registry.store import Store

@@ -15,15 +15,18 @@ from tidegate.contracts.names import is_alias, parse_model_resource, parse_versi
 from tidegate.core.callers import current_caller
 from tidegate.core.errors import Conflict, FailedPrecondition, InvalidInput, NotFound, Unavailable
 from tidegate.core.tracing import current_traceparent
-from tidegate.registry import lookups
-from tidegate.registry.aliases import ROLLOUT_ALIASES, AliasMove, move_alias, read_alias
-from tidegate.registry.catalog import read_policy, read_version
+from tidegate.registry.catalog import lookups
+from tidegate.registry.catalog.aliases import ROLLOUT_ALIASES, AliasMove, move_alias, read_alias
+from tidegate.registry.catalog.handled import RequestKey, recall, remember
+from tidegate.registry.catalog.outbox import Cause
+from tidegate.registry.catalog.paging import page_size
+from tidegate.registry.catalog.policies import apply_policy, read_policy
+from tidegate.registry.catalog.versions import read_version
+from tidegate.registry.catalog.wire import digest_of
+from tidegate.registry.intake.policy_checks import checked
 from tidegate.registry.metrics import rejections_counted
-from tidegate.registry.paging import page_size
-from tidegate.registry.policies import apply_policy, checked
-from tidegate.registry.registration import Registrar
-from tidegate.registry.store import Cause, RequestKey, Store, recall, remember
-from tidegate.registry.wire import digest_of
+from tidegate.registry.registration.registrar import Registrar
+from tidegate.registry.store import Store
 from tidegate.v1 import registry_service_pb2 as api
 from tidegate.v1.registry_service_pb2_grpc import RegistryServiceServicer
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from tidegate.registry import versioning
-from tidegate.registry.versioning import DecisionInput, Fingerprint, VersionNumberDecision
+from tidegate.registry.numbering import versioning
+from tidegate.registry.numbering.inputs_json import input_from_json, to_json
+from tidegate.registry.numbering.versioning import DecisionInput, Fingerprint, VersionNumberDecision
 from tidegate.simulation.checks.facts import Facts
 from tidegate.simulation.invariants import Invariant
 from tidegate.simulation.plan import Quality
@@ -27,7 +28,7 @@ class VersionChecks:
         twin = self._fingerprints.get((model, given.fingerprint))
         if twin is not None:
             raise Broken(Invariant.NUMBERS_ARE_UNIQUE, f"{model}@{version} is the same training as {twin}")
-        again = versioning.decide(versioning.input_from_json(versioning.to_json(given)))
+        again = versioning.decide(input_from_json(to_json(given)))
         if again != decision:
             raise Broken(Invariant.DECIDED_AGAIN, f"{version} would be {again.version} now")
         facts.qualities[model, version] = quality

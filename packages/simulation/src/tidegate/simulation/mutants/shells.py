@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from tidegate.modelhost import lifecycle
-from tidegate.registry import versioning
+from tidegate.registry.numbering import versioning
 from tidegate.simulation.bus import Bus
 from tidegate.simulation.invariants import Invariant
 from tidegate.simulation.mutants.mutant import Mutant, Patch, Patches

@@ -25,7 +25,7 @@ from tidegate.registry.backup import manifest as manifests
 from tidegate.registry.backup.manifest import Manifest
 from tidegate.registry.backup.objects import AT_ONCE, digest_of_key, named_objects, told
 from tidegate.registry.backup.snapshot import opened, write_snapshot
-from tidegate.registry.bus_admin import Offsets, read_bus_id, read_input_offsets
+from tidegate.registry.eventlog.bus_admin import Offsets, read_bus_id, read_input_offsets
 from tidegate.registry.store import Store
 
 BACKUPS: Final = "backups"

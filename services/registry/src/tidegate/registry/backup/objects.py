@@ -12,8 +12,8 @@ from sqlalchemy import Connection, select
 from tidegate.contracts.names import version_reference
 from tidegate.core.errors import FailedPrecondition, NotFound
 from tidegate.core.object_store import ObjectStore, parse_s3_uri
-from tidegate.registry.mending import FILE_FIELDS
-from tidegate.registry.tables import versions
+from tidegate.registry.catalog.tables import versions
+from tidegate.registry.intake.mending import FILE_FIELDS
 from tidegate.v1.events_pb2 import ModelRegistered
 
 AT_ONCE: Final = 8

@@ -1,7 +1,7 @@
 """Restoring a backup: everything is checked before anything is changed, and the database changes in one transaction.
 
-What was registered after the backup comes from the topics (``catchup.py``), here if the bus answers, and in any case
-before the registry accepts a registration.
+What was registered after the backup comes from the topics (``eventlog/catchup.py``), here if the bus answers, and in
+any case before the registry accepts a registration.
 """
 
 from __future__ import annotations
@@ -25,10 +25,18 @@ from tidegate.registry.backup.making import BACKUPS, DATABASE, SUMS
 from tidegate.registry.backup.manifest import Manifest
 from tidegate.registry.backup.objects import AT_ONCE, digest_of_key, missing_objects, named_objects
 from tidegate.registry.backup.snapshot import held_rows, load_snapshot, opened, write_snapshot
-from tidegate.registry.bus_admin import has_members, read_bus_id
-from tidegate.registry.catchup import CaughtUp, catch_up
-from tidegate.registry.positions import ANNOUNCE, BUS, RESTORED, count_versions, read_fact, write_fact, write_positions
-from tidegate.registry.reannouncement import list_stable
+from tidegate.registry.eventlog.bus_admin import has_members, read_bus_id
+from tidegate.registry.eventlog.catchup import CaughtUp, catch_up
+from tidegate.registry.eventlog.positions import (
+    ANNOUNCE,
+    BUS,
+    RESTORED,
+    count_versions,
+    read_fact,
+    write_fact,
+    write_positions,
+)
+from tidegate.registry.eventlog.reannouncement import list_stable
 from tidegate.registry.store import Store
 
 # A registry that was killed stays in its consumer group for its session's 10 s.

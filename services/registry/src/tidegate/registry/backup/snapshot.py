@@ -18,7 +18,7 @@ from sqlalchemy import Connection, MetaData, Table, create_engine, func, insert,
 from sqlalchemy.exc import DatabaseError
 
 from tidegate.core.errors import FailedPrecondition, InvalidInput
-from tidegate.registry.schema import clear_tables, migrate_to, read_revision
+from tidegate.registry.catalog.schema import clear_tables, migrate_to, read_revision
 from tidegate.registry.store import Store
 
 ROWS_AT_ONCE: Final = 500

@@ -12,12 +12,11 @@ from sqlalchemy import Connection, insert, select, update
 from tidegate.contracts.names import format_version, version_reference
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import NotFound
-from tidegate.core.policy import default_policy
-from tidegate.registry.tables import aliases, edges, models, policies, versions
-from tidegate.registry.versioning import Contender, Fingerprint, Verdict, VersionNumber
-from tidegate.registry.wire import fingerprint_of_registered, number_from_wire, signature_from_wire
+from tidegate.registry.catalog.policies import read_policy
+from tidegate.registry.catalog.tables import aliases, edges, models, versions
+from tidegate.registry.catalog.wire import fingerprint_of_registered, number_from_wire, signature_from_wire
+from tidegate.registry.numbering.versioning import Contender, Fingerprint, Verdict, VersionNumber
 from tidegate.v1.events_pb2 import ModelRegistered
-from tidegate.v1.policy_pb2 import Policy
 from tidegate.v1.values_pb2 import Version
 
 
@@ -55,17 +54,6 @@ class LineState:
 def fingerprint_digest(fingerprint: Fingerprint) -> str:
     """Return one digest of the whole fingerprint, to look twins up by."""
     return "sha256:" + hashlib.sha256(repr(asdict(fingerprint)).encode()).hexdigest()
-
-
-def read_policy(connection: Connection, model: str) -> tuple[Policy, int]:
-    """Return the policy in force and its revision; the built-in default has revision 0."""
-    row = connection.execute(
-        select(policies.c.policy, policies.c.revision)
-        .where(policies.c.model == model)
-        .order_by(policies.c.revision.desc())
-        .limit(1)
-    ).first()
-    return (default_policy(model), 0) if row is None else (Policy.FromString(row.policy), int(row.revision))
 
 
 def read_line(connection: Connection, model: str, *, major_line: int, fingerprint: Fingerprint) -> LineState:

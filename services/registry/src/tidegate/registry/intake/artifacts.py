@@ -15,10 +15,10 @@ from tidegate.contracts.names import is_digest
 from tidegate.contracts.uris import FILE, S3, scheme_of, uri_fault
 from tidegate.core.errors import InvalidInput, NotFound
 from tidegate.core.object_store import ObjectStore, parse_s3_uri
-from tidegate.registry.formats import ONNX, PICKLE, PICKLE_FORMATS, UNKNOWN, sniff
-from tidegate.registry.import_dir import open_import
-from tidegate.registry.onnx_scan import scan_onnx
-from tidegate.registry.rejection import Rejected, rejected
+from tidegate.registry.intake.formats import ONNX, PICKLE, PICKLE_FORMATS, UNKNOWN, sniff
+from tidegate.registry.intake.import_dir import open_import
+from tidegate.registry.intake.onnx_scan import scan_onnx
+from tidegate.registry.intake.rejection import Rejected, rejected
 from tidegate.v1.values_pb2 import Artifact, Signature
 
 CHUNK_BYTES: Final = 1 << 20

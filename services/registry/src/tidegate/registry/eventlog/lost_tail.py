@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from sqlalchemy import Connection, select, update
 
 from tidegate.contracts.topics import Topic
-from tidegate.registry.tables import outbox
+from tidegate.registry.catalog.tables import outbox
 
 
 def told_events(connection: Connection, topic: Topic) -> set[str]:

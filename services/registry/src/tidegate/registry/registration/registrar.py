@@ -15,47 +15,40 @@ from tidegate.contracts.codec import derived_event_id
 from tidegate.contracts.names import is_model, parse_version, version_reference
 from tidegate.core.disk import full_disk_is_unavailable
 from tidegate.core.errors import Conflict, NotFound
-from tidegate.registry.announcement import Basis, Prepared, announce
-from tidegate.registry.artifacts import ArtifactIntake, Fetched
-from tidegate.registry.catalog import (
+from tidegate.registry.catalog.handled import RequestKey, mark_consumed, recall, remember, was_consumed
+from tidegate.registry.catalog.outbox import Cause, add_event, next_sequence
+from tidegate.registry.catalog.policies import read_policy
+from tidegate.registry.catalog.versions import (
     LineState,
     StoredVersion,
     insert_version,
     read_line,
-    read_policy,
     read_version,
     read_version_by_id,
 )
-from tidegate.registry.evaluation import Evaluation, compare, read_evaluation
-from tidegate.registry.intake import missing_facts, shape_faults
-from tidegate.registry.mending import bring_back, fetch_files, mend, named_by
-from tidegate.registry.metrics import REGISTRATIONS
-from tidegate.registry.rejection import Rejected, rejected
-from tidegate.registry.store import (
-    Cause,
-    RequestKey,
-    Store,
-    add_event,
-    mark_consumed,
-    next_sequence,
-    recall,
-    remember,
-    was_consumed,
+from tidegate.registry.catalog.wire import (
+    digest_of,
+    fingerprint_of,
+    gate_from_wire,
+    signature_from_wire,
 )
-from tidegate.registry.turns import Turns
-from tidegate.registry.versioning import (
+from tidegate.registry.intake.artifacts import ArtifactIntake, Fetched
+from tidegate.registry.intake.checks import missing_facts, shape_faults
+from tidegate.registry.intake.evaluation_file import read_evaluation
+from tidegate.registry.intake.mending import bring_back, fetch_files, mend, named_by
+from tidegate.registry.intake.rejection import Rejected, rejected
+from tidegate.registry.metrics import REGISTRATIONS
+from tidegate.registry.numbering.evaluation import Evaluation, compare
+from tidegate.registry.numbering.versioning import (
     Change,
     Comparison,
     DecisionInput,
     Fingerprint,
     decide,
 )
-from tidegate.registry.wire import (
-    digest_of,
-    fingerprint_of,
-    gate_from_wire,
-    signature_from_wire,
-)
+from tidegate.registry.registration.announcement import Basis, Prepared, announce
+from tidegate.registry.registration.turns import Turns
+from tidegate.registry.store import Store
 from tidegate.v1.events_pb2 import ModelRegistered, RegistrationDuplicate, TrainingCompleted
 from tidegate.v1.policy_pb2 import Policy
 from tidegate.v1.values_pb2 import Reason

@@ -7,13 +7,12 @@ significantly better on the same examples: MINOR. R5 anything else: PIPELINE, wi
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
-from tidegate.registry.comparison import PairedNumbers, holm_rejected, one_sided_p, too_few, z_value
-from tidegate.registry.signatures import SignatureSpec, TensorSpec, incompatibilities
+from tidegate.registry.numbering.comparison import PairedNumbers, holm_rejected, one_sided_p, too_few, z_value
+from tidegate.registry.numbering.signatures import SignatureSpec, incompatibilities
 
 FIRST_MAJOR: Final = 1
 BREAKS_NAMED_MAX: Final = 5
@@ -261,56 +260,3 @@ def _tell(comparison: Comparison, gate: Gate, numbers: VerdictNumbers, baseline:
         f"alpha = {gate.alpha:g}): {numbers.verdict.lower()}"
     )
     return f"{told}, worse in {', '.join(numbers.slices_worse)}" if numbers.slices_worse else told
-
-
-def to_json(value: DecisionInput | VerdictNumbers) -> str:
-    """Return ``value`` as canonical JSON: sorted names, no spaces; floats survive bit for bit."""
-    return json.dumps(asdict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def input_from_json(text: str) -> DecisionInput:
-    """Return the input that :func:`to_json` wrote."""
-    raw = json.loads(text)
-    comparison = raw["comparison"]
-    return DecisionInput(
-        fingerprint=_fingerprint(raw["fingerprint"]),
-        signature=_signature(raw["signature"]),
-        gate=Gate(**raw["gate"]),
-        comparison=Comparison(
-            **comparison
-            | {
-                "overall": PairedNumbers(**comparison["overall"]) if comparison["overall"] else None,
-                "slices": tuple(PairedNumbers(**numbers) for numbers in comparison["slices"]),
-            }
-        ),
-        newest_major=raw["newest_major"],
-        line_top=VersionNumber(**raw["line_top"]) if raw["line_top"] else None,
-        baseline=_contender(raw["baseline"]),
-        twin=_contender(raw["twin"]),
-    )
-
-
-def _contender(raw: dict[str, Any] | None) -> Contender | None:
-    if raw is None:
-        return None
-    return Contender(
-        version=VersionNumber(**raw["version"]),
-        fingerprint=_fingerprint(raw["fingerprint"]),
-        signature=_signature(raw["signature"]),
-    )
-
-
-def _fingerprint(raw: dict[str, Any]) -> Fingerprint:
-    return Fingerprint(**raw | {"data_digests": tuple(raw["data_digests"])})
-
-
-def _signature(raw: dict[str, Any]) -> SignatureSpec:
-    return SignatureSpec(
-        inputs=tuple(_tensor(tensor) for tensor in raw["inputs"]),
-        outputs=tuple(_tensor(tensor) for tensor in raw["outputs"]),
-        target_id=raw["target_id"],
-    )
-
-
-def _tensor(raw: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(**raw | {"shape": tuple(raw["shape"]), "categories": tuple(raw["categories"])})

@@ -12,7 +12,7 @@ from enum import Enum
 from mmap import mmap
 from typing import Final
 
-from tidegate.registry.protobuf_scan import Fields, pick_fields
+from tidegate.registry.intake.protobuf_scan import Fields, pick_fields
 
 # protobuf itself refuses deeper nesting.
 DEPTH_MAX: Final = 100

@@ -16,10 +16,12 @@ from tidegate.contracts.codec import Event
 from tidegate.contracts.names import version_reference
 from tidegate.contracts.topics import POLICIES
 from tidegate.core.errors import FailedPrecondition, NotFound
-from tidegate.registry.catalog import insert_version, read_policy, read_version
-from tidegate.registry.store import SOURCE, advance_sequence, cause_of, mark_consumed, was_consumed
-from tidegate.registry.tables import aliases, outbox, policies, sequences
-from tidegate.registry.versioning import Verdict
+from tidegate.registry.catalog.handled import mark_consumed, was_consumed
+from tidegate.registry.catalog.outbox import SOURCE, advance_sequence, cause_of
+from tidegate.registry.catalog.policies import read_policy
+from tidegate.registry.catalog.tables import aliases, outbox, policies, sequences
+from tidegate.registry.catalog.versions import insert_version, read_version
+from tidegate.registry.numbering.versioning import Verdict
 from tidegate.v1.events_pb2 import AliasMoved, ModelRegistered, PolicyApplied
 from tidegate.v1.rollout_events_pb2 import RolloutStep
 from tidegate.v1.values_pb2 import Version

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidegate.registry.artifacts import Fetched
-from tidegate.registry.catalog import LineState
-from tidegate.registry.evaluation import Evaluation
-from tidegate.registry.store import Cause
-from tidegate.registry.versioning import DecisionInput, Fingerprint, VersionNumberDecision, to_json
-from tidegate.registry.wire import CHANGES, number_to_wire
+from tidegate.registry.catalog.outbox import Cause
+from tidegate.registry.catalog.versions import LineState
+from tidegate.registry.catalog.wire import CHANGES, number_to_wire
+from tidegate.registry.intake.artifacts import Fetched
+from tidegate.registry.numbering.evaluation import Evaluation
+from tidegate.registry.numbering.inputs_json import to_json
+from tidegate.registry.numbering.versioning import DecisionInput, Fingerprint, VersionNumberDecision
 from tidegate.v1.events_pb2 import ModelRegistered, TrainingCompleted, VersionDecision
 from tidegate.v1.policy_pb2 import Policy
 from tidegate.v1.values_pb2 import Artifact

@@ -19,7 +19,7 @@ from tidegate.core.errors import Unavailable
 from tidegate.core.kafka_access import explain
 from tidegate.core.kafka_consumer import committed_consumer
 from tidegate.core.settings import KafkaSettings
-from tidegate.registry.bus_admin import read_partitions
+from tidegate.registry.eventlog.bus_admin import read_partitions
 
 BATCH_RECORDS: Final = 500
 POLL_MS: Final = 500

@@ -15,7 +15,7 @@ import zlib
 from mmap import mmap
 from typing import Final
 
-from tidegate.registry.protobuf_scan import scan_fields
+from tidegate.registry.intake.protobuf_scan import scan_fields
 
 PICKLE: Final = "pickle"
 ONNX: Final = "onnx"

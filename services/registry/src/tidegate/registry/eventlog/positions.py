@@ -10,8 +10,8 @@ from typing import Final
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from tidegate.contracts.codec import EVENT_ID_NAMESPACE
-from tidegate.registry.store import SOURCE
-from tidegate.registry.tables import consumed, facts, outbox, positions, sequences, versions
+from tidegate.registry.catalog.outbox import SOURCE
+from tidegate.registry.catalog.tables import consumed, facts, outbox, positions, sequences, versions
 
 # The bus that the positions belong to.
 BUS: Final = "bus"

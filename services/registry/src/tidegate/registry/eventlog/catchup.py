@@ -19,9 +19,9 @@ from tidegate.contracts.names import version_reference
 from tidegate.contracts.topics import POLICIES, REGISTRY, ROLLOUTS, Topic
 from tidegate.core.errors import FailedPrecondition
 from tidegate.core.settings import KafkaSettings
-from tidegate.registry.bus_admin import INPUTS, Offsets, read_bus_id, rewind_inputs
-from tidegate.registry.lost_tail import tell_again, told_events
-from tidegate.registry.positions import (
+from tidegate.registry.eventlog.bus_admin import INPUTS, Offsets, read_bus_id, rewind_inputs
+from tidegate.registry.eventlog.lost_tail import tell_again, told_events
+from tidegate.registry.eventlog.positions import (
     RESTORED,
     join_bus,
     read_fact,
@@ -29,10 +29,10 @@ from tidegate.registry.positions import (
     write_fact,
     write_positions,
 )
-from tidegate.registry.reannouncement import announce_stable
-from tidegate.registry.replay import Replayed, count_handled_step, replay
+from tidegate.registry.eventlog.reannouncement import announce_stable
+from tidegate.registry.eventlog.replay import Replayed, count_handled_step, replay
+from tidegate.registry.eventlog.topic_reader import TopicReader, reading
 from tidegate.registry.store import Store
-from tidegate.registry.topic_reader import TopicReader, reading
 from tidegate.v1.events_pb2 import ModelRegistered
 
 log = structlog.get_logger(__name__)

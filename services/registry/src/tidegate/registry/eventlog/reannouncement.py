@@ -8,11 +8,12 @@ from sqlalchemy import Connection, select
 
 from tidegate.contracts.codec import EVENT_ID_NAMESPACE, derived_event_id
 from tidegate.contracts.names import version_reference
-from tidegate.registry.aliases import STABLE
-from tidegate.registry.catalog import read_policy, read_version
-from tidegate.registry.positions import ANNOUNCE, read_fact, write_fact
-from tidegate.registry.store import Cause, add_event, next_sequence
-from tidegate.registry.tables import aliases
+from tidegate.registry.catalog.aliases import STABLE
+from tidegate.registry.catalog.outbox import Cause, add_event, next_sequence
+from tidegate.registry.catalog.policies import read_policy
+from tidegate.registry.catalog.tables import aliases
+from tidegate.registry.catalog.versions import read_version
+from tidegate.registry.eventlog.positions import ANNOUNCE, read_fact, write_fact
 from tidegate.v1.events_pb2 import PolicyApplied
 
 

@@ -15,10 +15,10 @@ from tidegate.contracts.codec import Record
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import TidegateError
 from tidegate.core.streams import retrying
+from tidegate.registry.catalog.tables import outbox
+from tidegate.registry.eventlog.positions import write_positions
 from tidegate.registry.metrics import OUTBOX_AGE, OUTBOX_EVENTS
-from tidegate.registry.positions import write_positions
 from tidegate.registry.store import Store
-from tidegate.registry.tables import outbox
 
 BATCH_ROWS: Final = 200
 # Rows of another process, or of this one before a crash, wake nobody up.

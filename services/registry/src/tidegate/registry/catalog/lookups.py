@@ -10,10 +10,10 @@ from sqlalchemy import Connection, select
 
 from tidegate.contracts.names import version_resource
 from tidegate.core.errors import NotFound
-from tidegate.registry.aliases import list_aliases
-from tidegate.registry.catalog import STORED, StoredVersion, aliases_of, aware, read_version, stored_version
-from tidegate.registry.paging import decode_token, encode_token, fitting
-from tidegate.registry.tables import models, versions
+from tidegate.registry.catalog.aliases import list_aliases
+from tidegate.registry.catalog.paging import decode_token, encode_token, fitting
+from tidegate.registry.catalog.tables import models, versions
+from tidegate.registry.catalog.versions import STORED, StoredVersion, aliases_of, aware, read_version, stored_version
 from tidegate.v1.events_pb2 import ModelRegistered
 from tidegate.v1.registry_service_pb2 import (
     VERSION_VIEW_FULL,

@@ -12,9 +12,9 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from tidegate.contracts.codec import derived_event_id
 from tidegate.core.clock import utc_now
-from tidegate.registry.catalog import aware, is_version
-from tidegate.registry.store import Cause, add_event, next_sequence
-from tidegate.registry.tables import aliases, versions
+from tidegate.registry.catalog.outbox import Cause, add_event, next_sequence
+from tidegate.registry.catalog.tables import aliases, versions
+from tidegate.registry.catalog.versions import aware, is_version
 from tidegate.v1.events_pb2 import AliasMoved
 from tidegate.v1.registry_service_pb2 import ModelAlias
 from tidegate.v1.rollout_events_pb2 import Phase, RolloutStep

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from tidegate.registry.rejection import Rejected, rejected
+from tidegate.registry.intake.rejection import Rejected, rejected
 
 
 def open_import(uri: str, import_dir: Path | None, field: str) -> int:

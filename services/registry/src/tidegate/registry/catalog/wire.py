@@ -7,8 +7,8 @@ from typing import Final
 
 from google.protobuf.message import Message
 
-from tidegate.registry.signatures import SignatureSpec, TensorSpec
-from tidegate.registry.versioning import Change, Fingerprint, Gate, VersionNumber
+from tidegate.registry.numbering.signatures import SignatureSpec, TensorSpec
+from tidegate.registry.numbering.versioning import Change, Fingerprint, Gate, VersionNumber
 from tidegate.v1 import values_pb2
 from tidegate.v1.events_pb2 import ModelRegistered
 from tidegate.v1.policy_pb2 import GateMetric

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 
 from tidegate.contracts.codec import derived_event_id
 from tidegate.core.clock import utc_now
-from tidegate.core.policy import resolve_policy, validate_policy
-from tidegate.registry.catalog import read_policy
-from tidegate.registry.rejection import Rejected
-from tidegate.registry.store import Cause, add_event, next_sequence
-from tidegate.registry.tables import policies
+from tidegate.core.policy import default_policy
+from tidegate.registry.catalog.outbox import Cause, add_event, next_sequence
+from tidegate.registry.catalog.tables import policies
 from tidegate.v1.events_pb2 import PolicyApplied
 from tidegate.v1.policy_pb2 import Policy
 
 
-def checked(policy: Policy) -> Policy:
-    """Return ``policy`` with all defaults.
-
-    Raises:
-        Rejected: It has faults; each names its field.
-
-    """
-    resolved = resolve_policy(policy)
-    faults = validate_policy(resolved)
-    if faults:
-        raise Rejected(faults)
-    return resolved
+def read_policy(connection: Connection, model: str) -> tuple[Policy, int]:
+    """Return the policy in force and its revision; the built-in default has revision 0."""
+    row = connection.execute(
+        select(policies.c.policy, policies.c.revision)
+        .where(policies.c.model == model)
+        .order_by(policies.c.revision.desc())
+        .limit(1)
+    ).first()
+    return (default_policy(model), 0) if row is None else (Policy.FromString(row.policy), int(row.revision))
 
 
 def apply_policy(connection: Connection, policy: Policy, cause: Cause) -> int:

@@ -9,8 +9,8 @@ from typing import Final
 import structlog
 
 from tidegate.contracts.names import version_reference
-from tidegate.registry.artifacts import ArtifactIntake, Fetched
-from tidegate.registry.rejection import Rejected
+from tidegate.registry.intake.artifacts import ArtifactIntake, Fetched
+from tidegate.registry.intake.rejection import Rejected
 from tidegate.v1.events_pb2 import ModelRegistered, TrainingCompleted
 
 FILE_FIELDS: Final = ("evaluation_uri", "reference_data_uri", "sample_requests_uri")
