@@ -95,7 +95,7 @@ def test_a_version_that_was_never_started_proves_itself_before_it_takes_over(wor
         assert world.shares("1.1.0")[:1] == [0]
         assert set(world.shares("1.1.0")) == {0, 1_000_000}
         world.no_request_failed()
-    assert world.stable() == "1.1.0"
+    world.stable_becomes("1.1.0")
 
 
 def test_an_aborted_version_is_tried_again_by_its_own_policy(world, flights):

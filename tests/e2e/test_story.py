@@ -53,7 +53,7 @@ def test_the_story(world, flights):
     world.policy(POLICY)
     assert world.publishes(train_logistic_regression(flights)) == "1.0.0"
     world.reaches("1.0.0", pb.PHASE_PROMOTED)
-    assert world.stable() == "1.0.0"
+    world.stable_becomes("1.0.0")
 
     with world.live_traffic() as traffic:
         # When a significantly better version is trained
@@ -70,7 +70,7 @@ def test_the_story(world, flights):
         (resumed,) = [step for step in world.steps("1.1.0") if step.sequence == held.sequence + 1]
         assert resumed.arms == held.arms
         assert "resumed" in resumed.reason
-        assert world.stable() == "1.1.0"
+        world.stable_becomes("1.1.0")
         world.no_request_failed()
 
         # When a version passes every check, and can't answer what only live traffic has

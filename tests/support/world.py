@@ -114,6 +114,19 @@ class World:
         """Return the version that the alias stable points to."""
         return format_version(self.client.get_version(f"{MODEL}@stable").registered.version)
 
+    def stable_becomes(self, version: str) -> None:
+        """Wait until the alias stable points to ``version``: the registry moves it when it hears of the rollout's end."""
+        self.log.wait_for(
+            f"alias stable on {version}",
+            lambda event: (
+                event.type == "AliasMoved"
+                and event.message.alias == "stable"
+                and format_version(event.message.version) == version
+            ),
+            deadline_s=READY_S,
+        )
+        assert self.stable() == version
+
     def no_request_failed(self) -> Report:
         """Return what became of the live requests; none may have failed."""
         assert self.traffic is not None

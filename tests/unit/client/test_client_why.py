@@ -6,7 +6,7 @@ from datetime import timedelta
 from tidegate.client.why import describe, explain, version_of_rollout
 from tidegate.contracts.codec import Event
 from tidegate.contracts.names import format_version
-from tidegate.v1.rollout_events_pb2 import RetirementChanged, RouteApplied
+from tidegate.v1.rollout_events_pb2 import RetirementChanged, RolloutCommand, RouteApplied
 from tidegate.v1.values_pb2 import Version
 
 
@@ -24,6 +24,17 @@ def test_a_retirement_of_the_model_is_told_of_each_of_its_versions(life: list[Ev
     told = explain(life, model="churn", version=format_version(others))
     assert told[-1].headline == "the model churn was retired"
     assert told[-1].details == ("kim took the model out of service", "because")
+
+
+def test_what_people_asked_of_its_rollouts_is_told_with_their_reason(life: list[Event]) -> None:
+    step = next(event.message for event in life if event.type == "RolloutStep")
+    verb = RolloutCommand.VERB_ABORT
+    for rollout_id, reason in ((step.rollout_id, "not on a Friday"), ("churn-9.0.0-00000000", "another's")):
+        asked = RolloutCommand(model="churn", rollout_id=rollout_id, verb=verb, actor="kim", reason=reason)
+        life.append(replace(life[0], message=asked, time=life[-1].time))
+    told = explain(life, model="churn", version=format_version(step.candidate))
+    assert ("kim commanded ABORT", ("not on a Friday",)) in [(line.headline, line.details) for line in told]
+    assert all("another's" not in line.details for line in told)
 
 
 def test_story_has_every_reason_in_order(life: list[Event]) -> None:

@@ -100,9 +100,11 @@ def traffic_line(step: RolloutStep) -> str:
 
 def _about(events: Sequence[Event], *, version: str, rollout_id: str) -> list[Event]:
     routes: dict[tuple[int, int], datetime] = {}
+    rollouts: set[str] = set()
     for event in events:
         step = event.message
         if isinstance(step, RolloutStep) and _is(step.candidate, version) and rollout_id in {"", step.rollout_id}:
+            rollouts.add(step.rollout_id)
             routes.setdefault((step.route_epoch, step.route_revision), event.time)
     correlations = {
         event.correlation_id
@@ -117,8 +119,9 @@ def _about(events: Sequence[Event], *, version: str, rollout_id: str) -> list[Ev
             return False
         if isinstance(message, TrainingCompleted):
             return event.correlation_id in correlations
-        if isinstance(message, RolloutStep):
-            return _is(message.candidate, version)
+        # What is asked of a rollout names no version.
+        if isinstance(message, RolloutStep) or (isinstance(message, RolloutCommand) and message.rollout_id):
+            return message.rollout_id in rollouts
         if isinstance(message, RouteApplied):
             # A rollout's first step still has its predecessor's route, which was acknowledged before.
             named_time = routes.get((message.epoch, message.revision))
