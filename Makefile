@@ -12,8 +12,9 @@ COMPOSE_TEST_ARGS ?=
 SOURCES := packages services tests tools examples bench
 BREAKING_BASE := proto/baseline.binpb
 PYTEST_ARGS ?=
-# So many tests run at once. Whole stacks keep two workers busy and much of their time waiting; more than six are not fed.
-TEST_WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 5 ? cores + 1 : 6)))
+# So many tests run at once (tests/support/workers.py): on two cores one whole stack beside what is light, and more than six
+# workers are not fed.
+TEST_WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 3 ? 2 : cores < 6 ? cores : 6)))
 SIDE_BY_SIDE := --numprocesses=$(TEST_WORKERS)
 BENCH_ARGS ?=
 

@@ -1,7 +1,8 @@
 """Which tests keep together, and in which order they start, where several workers run them side by side (pytest-xdist).
 
 A worker has brokers, folders and ports of its own, so that a file's tests may run next to any other's. Whole stacks run on one
-worker after the other: two cores carry two stacks at once and no more. Files of long tests that share nothing are taken apart.
+worker after the other: a stack wants two cores, or its deadlines say more of the machine than of the code. Files of long tests
+that share nothing are taken apart.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tidegate.stack import ports
 
+CORES_OF_TWO_STACKS = 4
 # Each group runs on one worker: so many whole stacks run at once as there are names.
 STACKS = {
     "stacks-1": ("chaos/",),
     "stacks-2": ("e2e/", "integration/stack/test_stack_supervised", "integration/stack/test_stack_model_servers"),
 }
+if (os.cpu_count() or 1) < CORES_OF_TWO_STACKS:
+    STACKS = {"stacks": tuple(itertools.chain(*STACKS.values()))}
 # What they share takes long to make: trained models, a broker with users.
 TOGETHER = ("unit/demo/", "integration/kafka_security/", "integration/client/")
 # Long ones that share nothing but what each worker has. They start early, for one that starts last is waited for by itself.
