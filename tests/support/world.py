@@ -84,9 +84,9 @@ class World:
 
         def matches(event: Any) -> bool:
             step = event.message
-            return (
-                isinstance(step, pb.RolloutStep) and step.phase == phase and format_version(step.candidate) == version
-            )
+            # Others of the stack have versions of the same number.
+            is_step = event.type == "RolloutStep" and event.subject == MODEL
+            return is_step and step.phase == phase and format_version(step.candidate) == version
 
         event = self.log.wait_for(f"{version} in {pb.Phase.Name(phase)}", matches, deadline_s=deadline_s)
         return event.message
@@ -106,7 +106,11 @@ class World:
         """Wait for the breach of ``version``."""
         return self.log.wait_for(
             f"breach of {version}",
-            lambda event: event.type == "MetricBreach" and format_version(event.message.version) == version,
+            lambda event: (
+                event.type == "MetricBreach"
+                and event.subject == MODEL
+                and format_version(event.message.version) == version
+            ),
             deadline_s=READY_S,
         ).message
 
@@ -120,6 +124,7 @@ class World:
             f"alias stable on {version}",
             lambda event: (
                 event.type == "AliasMoved"
+                and event.subject == MODEL
                 and event.message.alias == "stable"
                 and format_version(event.message.version) == version
             ),
