@@ -1,47 +1,20 @@
-"""What is known of a registration before its number, and the event that tells of it."""
+"""The event that tells of a version."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tidegate.registry.catalog.outbox import Cause
-from tidegate.registry.catalog.versions import LineState
 from tidegate.registry.catalog.wire import CHANGES, number_to_wire
-from tidegate.registry.intake.artifacts import Fetched
-from tidegate.registry.numbering.evaluation import Evaluation
 from tidegate.registry.numbering.inputs_json import to_json
-from tidegate.registry.numbering.versioning import DecisionInput, Fingerprint, VersionNumberDecision
-from tidegate.v1.events_pb2 import ModelRegistered, TrainingCompleted, VersionDecision
-from tidegate.v1.policy_pb2 import Policy
+from tidegate.registry.registration.deciding import Decided
+from tidegate.v1.events_pb2 import ModelRegistered, VersionDecision
 from tidegate.v1.values_pb2 import Artifact
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prepared:
-    """What a producer sent, fetched and checked."""
-
-    training: TrainingCompleted
-    policy: Policy
-    policy_revision: int
-    artifact: Fetched
-    files: dict[str, Fetched]
-    evaluation: Evaluation | None
-    fingerprint: Fingerprint
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Basis:
-    """What was decided, and from what."""
-
-    line: LineState
-    given: DecisionInput
-    decision: VersionNumberDecision
-
-
-def announce(prepared: Prepared, basis: Basis, cause: Cause) -> ModelRegistered:
+def announce(decided: Decided, cause: Cause) -> ModelRegistered:
     """Return the event, complete but for its sequence and the URIs of the stored files."""
-    training, decision = prepared.training, basis.decision
-    revision = basis.line.policy_revision
+    prepared, decision = decided.prepared, decided.decision
+    training = prepared.training
+    revision = decided.line.policy_revision
     policy_told = "the built-in policy" if revision == 0 else f"policy revision {revision}"
     registered = ModelRegistered(
         model=training.model,
@@ -58,7 +31,7 @@ def announce(prepared: Prepared, basis: Basis, cause: Cause) -> ModelRegistered:
         change=CHANGES[decision.change],
         reason=f"{decision.reason} (by {policy_told})",
         decision=VersionDecision(
-            rule=decision.rule, inputs_json=to_json(basis.given), numbers_json=to_json(decision.numbers)
+            rule=decision.rule, inputs_json=to_json(decided.given), numbers_json=to_json(decision.numbers)
         ),
         policy=prepared.policy,
         policy_revision=revision,
