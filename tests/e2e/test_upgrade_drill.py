@@ -111,6 +111,9 @@ def test_the_previous_release_is_upgraded_under_traffic(older, tmp_path, flights
             assert world.stack.status().state == "running"
             assert "runs already" in tidegate(world.stack.layout.root, "up").stderr
 
+            # Who commands from now on says who it is: the upgrade has made the tokens.
+            world.client.close()
+            world.client = TidegateClient(load_settings(environ={}, stack=world.stack.layout.root))
             # The rollout goes on where it was; then one that goes by its evidence alone.
             rollout_id = world.steps("1.1.0")[-1].rollout_id
             assert world.shares("1.1.0")[-1] == 200_000
@@ -128,6 +131,7 @@ def test_the_previous_release_is_upgraded_under_traffic(older, tmp_path, flights
             assert world.publishes(replace(second, name="gradient boosting, again")) == "1.1.1"
             world.reaches("1.1.1", pb.PHASE_PROMOTED, deadline_s=LATE_S)
             world.no_request_failed()
+        world.client.close()
         sequences = [step.sequence for step in world.log.of_type("RolloutStep", MODEL)]
         assert sequences == list(range(1, len(sequences) + 1))
         ends = [step.phase for step in world.steps("1.1.0") if step.phase >= pb.PHASE_PROMOTED]
