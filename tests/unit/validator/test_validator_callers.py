@@ -243,6 +243,19 @@ def test_what_breaks_a_caller(answer, fault) -> None:
     assert (fault in found) if fault else not found
 
 
+def test_a_caller_relies_on_the_outputs_that_it_asks_for() -> None:
+    inputs = [{"name": "x", "datatype": "INT32", "shape": [1, 1], "data": [7]}]
+    lines = [json.dumps({"inputs": inputs} | more) for more in ({}, {"outputs": [{"name": "y"}]})]
+    both = signature(tensor("x", "INT32", -1, 1))
+    both.outputs.append(tensor("more", "FP32", -1))
+    callers = callers_of(replace(ORIGIN, signature=both), INT64, read_recorded("\n".join(lines).encode()), most=50)
+    everything, some = callers.requests
+    answer = Answer(outputs=(SEEN,))
+    assert "no output 'more'" in fault_of(answer, callers.outputs, asked=everything.asked)
+    assert fault_of(answer, callers.outputs, asked=some.asked) == ""
+    assert "no output 'y'" in fault_of(Answer(), callers.outputs, asked=some.asked)
+
+
 FAMILY = {"BOOL": "b", "BYTES": "s", **{name: "f" for name in DATATYPES if name.startswith("FP")}}
 
 

@@ -39,9 +39,10 @@ _FLOATING: Final = "FP"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallersRequest:
-    """What a caller sends; ``twin`` is there where the values are made up."""
+    """What a caller sends, and the outputs that it asks for (none: all); ``twin`` is there where values are made up."""
 
     request: InferenceRequest
+    asked: tuple[str, ...] = ()
     twin: InferenceRequest | None = None
 
 
@@ -112,7 +113,7 @@ def _recorded(signature: Signature, samples: pa.Table | Sequence[Recorded], coun
         if isinstance(samples, pa.Table):
             yield CallersRequest(request=request_for(signature, samples, row, 1))
         else:
-            yield CallersRequest(request=samples[row].request)
+            yield CallersRequest(request=samples[row].request, asked=samples[row].asked)
 
 
 def _built(old: Signature, new: Signature) -> Iterator[CallersRequest]:
@@ -158,8 +159,8 @@ def _value(tensor: Tensor) -> Any:
     return math.ceil(nearest) if nearest > 0 else math.floor(nearest)
 
 
-def fault_of(answer: Answer, outputs: Sequence[OutputWanted]) -> str:
-    """Return how ``answer`` breaks a caller who relies on ``outputs``; empty = it does not.
+def fault_of(answer: Answer, outputs: Sequence[OutputWanted], *, asked: Sequence[str] = ()) -> str:
+    """Return how ``answer`` breaks a caller who relies on ``outputs``, those ``asked`` for if any; empty = it does not.
 
     Within a family of datatypes (floating, integer, ...) nothing breaks; a rank, or a length that was fixed, does.
     """
@@ -167,6 +168,8 @@ def fault_of(answer: Answer, outputs: Sequence[OutputWanted]) -> str:
         return answer.failure
     seen = {output.name: output for output in answer.outputs}
     for wanted in outputs:
+        if asked and wanted.name not in asked:
+            continue
         found = seen.get(wanted.name)
         if found is None:
             return f"no output {wanted.name!r}, outputs {sorted(seen)}"

@@ -248,7 +248,7 @@ class Trial:
         """Ask what callers of the baseline ask, one by one; the first that breaks ends it, since it decides."""
         for place, one in enumerate(callers.requests):
             answer, _ = await client.ask(one.request)
-            fault = fault_of(answer, callers.outputs)
+            fault = fault_of(answer, callers.outputs, asked=one.asked)
             if fault and one.twin is not None:
                 twin, _ = await client.ask(one.twin)
                 if fault_of(twin, callers.outputs):
