@@ -7,7 +7,6 @@ from typing import Any, Final, TypeVar
 
 import grpc
 from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from tidegate.core.errors import (
     AlreadyExists,
@@ -20,6 +19,7 @@ from tidegate.core.errors import (
     Unauthenticated,
     Unavailable,
 )
+from tidegate.core.grpc_errors import details_of, reason_of
 
 DEADLINE_S: Final = 10.0
 _KINDS: Final[dict[grpc.StatusCode, type[TidegateError]]] = {
@@ -71,10 +71,10 @@ def stream(method: Callable[..., Any], request: Any, *, address: str, deadline_s
 def from_rpc_error(error: Any, *, address: str) -> TidegateError:
     """Return ``error`` as one of ours: kind by status, code by ErrorInfo, field by BadRequest, hint by its text."""
     code = _code(error)
-    details = _details(error)
+    details = details_of(error)
     message, _, hint = (error.details() or code.name).partition("\nhint: ")
     kind = _KINDS.get(code, TidegateError)
-    reason = next((detail.reason for detail in details if isinstance(detail, error_details_pb2.ErrorInfo)), code.name)
+    reason = reason_of(error) or code.name
     if kind is Unavailable and not details:
         message = f"no answer from {address}: {message}"
         hint = hint or "see `tidegate status`; `tidegate up` starts the embedded stack"
@@ -92,15 +92,3 @@ def from_rpc_error(error: Any, *, address: str) -> TidegateError:
 def _code(error: Any) -> grpc.StatusCode:
     code: grpc.StatusCode = error.code()
     return code
-
-
-def _details(error: Any) -> list[Any]:
-    status = rpc_status.from_call(error)
-    found = []
-    for packed in status.details if status is not None else ():
-        for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest):
-            if packed.Is(kind.DESCRIPTOR):
-                detail = kind()
-                packed.Unpack(detail)
-                found.append(detail)
-    return found
