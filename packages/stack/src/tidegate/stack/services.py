@@ -32,6 +32,8 @@ class Site:
     credentials: Credentials
     runtimes_dir: Path
     tokens: Tokens
+    # The services ask nobody who they are.
+    insecure: bool = False
     # Set while a gateway runs that an older release started, which knows of no tokens.
     admit_old_gateways: bool = False
 
@@ -86,7 +88,7 @@ def _modelhost(site: Site, part: str) -> dict[str, str]:
 
 
 def _access(site: Site) -> dict[str, str]:
-    if site.tokens.insecure:
+    if site.insecure:
         return {"TIDEGATE_INSECURE": "true"}
     admitted = {"TIDEGATE_ADMIT_OLD_GATEWAYS": "true"} if site.admit_old_gateways else {}
     return {"TIDEGATE_TOKENS_FILE": str(site.tokens.file)} | admitted

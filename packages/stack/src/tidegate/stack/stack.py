@@ -214,7 +214,7 @@ class Stack:
         return self._start_parts(plan)
 
     def _site(self, plan: Record, *, runtimes: Path, insecure: bool = False, admit_old_gateways: bool = False) -> Site:
-        tokens = Tokens(file=self.layout.tokens_file, folder=self.layout.tokens, insecure=insecure)
+        tokens = Tokens(file=self.layout.tokens_file, folder=self.layout.tokens)
         ensure_tokens(tokens)
         if insecure:
             self._reporter.say("INSECURE: the services ask nobody who they are; whoever reaches a port may do anything")
@@ -226,6 +226,7 @@ class Stack:
             credentials=ensure_credentials(self.layout.credentials),
             runtimes_dir=runtimes,
             tokens=tokens,
+            insecure=insecure,
             admit_old_gateways=admit_old_gateways,
         )
 

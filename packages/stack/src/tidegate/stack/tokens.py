@@ -37,11 +37,10 @@ OWN_TOKENS: Final[Mapping[str, Role]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tokens:
-    """Where the tokens of a stack are; ``insecure`` = its services ask for none."""
+    """Where the tokens of a stack are."""
 
     file: Path
     folder: Path
-    insecure: bool = False
 
     def path_of(self, name: str) -> Path:
         """Return the file with the token of ``name``."""
