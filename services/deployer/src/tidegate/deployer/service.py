@@ -7,38 +7,46 @@ that was committed last; the answer to the others is the step that they caused, 
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeVar, cast
 
 from google.protobuf.message import Message
 
 from tidegate.contracts.codec import derived_event_id
-from tidegate.contracts.names import is_model
 from tidegate.core.callers import current_caller
 from tidegate.core.clock import utc_now
 from tidegate.core.errors import FailedPrecondition, InvalidInput, NotFound, Unavailable
 from tidegate.deployer import rollout as core
 from tidegate.deployer.answers import Answers
 from tidegate.deployer.refusals import refusal_of, unknown_model
-from tidegate.deployer.retirement_calls import RetirementCalls, model_of, required_version
+from tidegate.deployer.requests import (
+    about,
+    check_model,
+    check_phase,
+    checked_text,
+    model_of,
+    page_start,
+    page_token,
+    previous_stable,
+    required_version,
+    retirement_of,
+)
 from tidegate.deployer.store import RolloutBook, retirement_key
 from tidegate.deployer.wire import command_from
 from tidegate.v1 import rollout_events_pb2 as pb
 from tidegate.v1 import rollout_service_pb2 as api
-from tidegate.v1.values_pb2 import Version
+from tidegate.v1.rollout_service_pb2_grpc import RolloutServiceServicer
 
 PAGE_SIZE_DEFAULT: Final = 50
 PAGE_SIZE_MAX: Final = 1_000
 # Below the deadline that clients set by default (10 s), so that they hear why there is no answer.
 DECIDED_WITHIN_S: Final = 8.0
-TEXT_MAX: Final = 1_000
 
 Response = TypeVar("Response", bound=Message)
 PublishCommand = Callable[[pb.RolloutCommand], Awaitable[None]]
 
 
-class RolloutServicer(RetirementCalls):
+class RolloutServicer(RolloutServiceServicer):
     """Thin: validates, looks up, hands commands to ``publish`` (which returns when the broker has them)."""
 
     def __init__(
@@ -56,14 +64,14 @@ class RolloutServicer(RetirementCalls):
     async def ListRollouts(self, request: api.ListRolloutsRequest, _context: Any) -> api.ListRolloutsResponse:  # noqa: N802
         """Return a page of rollouts, newest first."""
         if request.model:
-            _check_model(request.model)
+            check_model(request.model)
         may_see = current_caller().may_touch
         rollouts = [rollout for rollout in self._book.newest_first(request.model) if may_see(rollout.model)]
-        start = _page_start(request.page_token)
+        start = page_start(request.page_token)
         size = min(request.page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
         if size < 0:
             raise InvalidInput(f"page_size is {request.page_size}, expected at least 0", field="page_size")
-        more = _page_token(start + size) if start + size < len(rollouts) else ""
+        more = page_token(start + size) if start + size < len(rollouts) else ""
         return api.ListRolloutsResponse(rollouts=rollouts[start : start + size], next_page_token=more)
 
     async def WatchRollouts(  # noqa: N802
@@ -71,7 +79,7 @@ class RolloutServicer(RetirementCalls):
     ) -> AsyncIterator[api.WatchRolloutsResponse]:
         """Stream rollouts as they move."""
         if request.model:
-            _check_model(request.model)
+            check_model(request.model)
         may_see = current_caller().may_touch
         async for rollout in self._book.watch(request.model):
             if may_see(rollout.model):
@@ -88,12 +96,30 @@ class RolloutServicer(RetirementCalls):
 
         return await self._once(request, decide)
 
+    async def RetireModel(self, request: api.RetireModelRequest, _context: Any) -> api.RetireModelResponse:  # noqa: N802
+        """Take a model out of service, or bring it back."""
+
+        def decide() -> tuple[pb.RolloutCommand, api.RetireModelResponse]:
+            self._check_known(request.model)
+            return retirement_of(request), api.RetireModelResponse()
+
+        return await self._once(request, decide)
+
+    async def RetireVersion(self, request: api.RetireVersionRequest, _context: Any) -> api.RetireVersionResponse:  # noqa: N802
+        """Take a version out of service, or let it serve again."""
+
+        def decide() -> tuple[pb.RolloutCommand, api.RetireVersionResponse]:
+            self._check_known(request.model)
+            return retirement_of(request, version=required_version(request)), api.RetireVersionResponse()
+
+        return await self._once(request, decide)
+
     async def PauseRollout(self, request: api.PauseRolloutRequest, _context: Any) -> api.PauseRolloutResponse:  # noqa: N802
         """Ask a rollout to stay at its step."""
 
         def decide() -> tuple[pb.RolloutCommand, api.PauseRolloutResponse]:
             rollout = self._find_running(request.rollout_id)
-            return _about(rollout, pb.RolloutCommand.VERB_PAUSE), api.PauseRolloutResponse(rollout=rollout)
+            return about(rollout, pb.RolloutCommand.VERB_PAUSE), api.PauseRolloutResponse(rollout=rollout)
 
         return await self._once(request, decide)
 
@@ -102,8 +128,8 @@ class RolloutServicer(RetirementCalls):
 
         def decide() -> tuple[pb.RolloutCommand, api.ResumeRolloutResponse]:
             rollout = self._find_unbreached(request.rollout_id)
-            _check_phase(rollout, "PAUSED", code="ROLLOUT_NOT_PAUSED")
-            return _about(rollout, pb.RolloutCommand.VERB_RESUME), api.ResumeRolloutResponse(rollout=rollout)
+            check_phase(rollout, "PAUSED", code="ROLLOUT_NOT_PAUSED")
+            return about(rollout, pb.RolloutCommand.VERB_RESUME), api.ResumeRolloutResponse(rollout=rollout)
 
         return await self._once(request, decide)
 
@@ -112,8 +138,8 @@ class RolloutServicer(RetirementCalls):
 
         def decide() -> tuple[pb.RolloutCommand, api.ApproveRolloutResponse]:
             rollout = self._find_running(request.rollout_id)
-            _check_phase(rollout, "AWAITING_APPROVAL", code="APPROVAL_NOT_AWAITED")
-            return _about(rollout, pb.RolloutCommand.VERB_APPROVE), api.ApproveRolloutResponse(rollout=rollout)
+            check_phase(rollout, "AWAITING_APPROVAL", code="APPROVAL_NOT_AWAITED")
+            return about(rollout, pb.RolloutCommand.VERB_APPROVE), api.ApproveRolloutResponse(rollout=rollout)
 
         return await self._once(request, decide)
 
@@ -122,7 +148,7 @@ class RolloutServicer(RetirementCalls):
 
         def decide() -> tuple[pb.RolloutCommand, api.AbortRolloutResponse]:
             rollout = self._find_running(request.rollout_id)
-            return _about(rollout, pb.RolloutCommand.VERB_ABORT), api.AbortRolloutResponse(rollout=rollout)
+            return about(rollout, pb.RolloutCommand.VERB_ABORT), api.AbortRolloutResponse(rollout=rollout)
 
         return await self._once(request, decide)
 
@@ -131,7 +157,7 @@ class RolloutServicer(RetirementCalls):
 
         def decide() -> tuple[pb.RolloutCommand, api.PromoteRolloutResponse]:
             rollout = self._find_unbreached(request.rollout_id)
-            command = _about(rollout, pb.RolloutCommand.VERB_PROMOTE)
+            command = about(rollout, pb.RolloutCommand.VERB_PROMOTE)
             command.mode = request.mode or pb.RolloutCommand.MODE_NEXT
             return command, api.PromoteRolloutResponse(rollout=rollout)
 
@@ -141,11 +167,11 @@ class RolloutServicer(RetirementCalls):
         """Ask for an earlier version to serve again."""
 
         def decide() -> tuple[pb.RolloutCommand, api.RollbackModelResponse]:
-            _check_model(request.model)
+            check_model(request.model)
             rollouts = self._book.newest_first(request.model)
             if not rollouts:
                 raise NotFound(f"model {request.model!r} has no rollout", code="MODEL_NOT_FOUND", field="model")
-            target = request.version if request.HasField("version") else _previous_stable(rollouts)
+            target = request.version if request.HasField("version") else previous_stable(rollouts)
             verb = pb.RolloutCommand.VERB_ROLLBACK
             command = pb.RolloutCommand(verb=verb, model=request.model, version=target)
             return command, api.RollbackModelResponse(version=target)
@@ -161,7 +187,7 @@ class RolloutServicer(RetirementCalls):
         command, answer = decide()
         command.request_id = request.request_id
         command.actor = current_caller().name
-        command.reason = _text("reason", request.reason)
+        command.reason = checked_text("reason", request.reason)
         await self._book.caught_up(command.model)
         self._refuse_what_was_decided(command)
         self._refuse_what_is_ignored(command)
@@ -215,7 +241,7 @@ class RolloutServicer(RetirementCalls):
             ) from None
 
     def _check_known(self, model: str) -> None:
-        _check_model(model)
+        check_model(model)
         if self._book.state(model) is None:
             raise unknown_model(model)
 
@@ -260,55 +286,3 @@ def _awaited(command: pb.RolloutCommand) -> str:
     about_service = (pb.RolloutCommand.VERB_RETIRE, pb.RolloutCommand.VERB_RESTORE)
     event_id = command_event_id(command)
     return retirement_key(event_id) if command.verb in about_service else event_id
-
-
-def _about(rollout: api.Rollout, verb: pb.RolloutCommand.Verb.ValueType) -> pb.RolloutCommand:
-    return pb.RolloutCommand(verb=verb, model=rollout.model, rollout_id=rollout.rollout_id)
-
-
-def _check_phase(rollout: api.Rollout, wanted: str, *, code: str) -> None:
-    now = pb.Phase.Name(rollout.last_step.phase).removeprefix("PHASE_")
-    if now != wanted:
-        raise FailedPrecondition(f"rollout {rollout.rollout_id!r} is {now}, expected {wanted}", code=code)
-
-
-def _previous_stable(rollouts: list[api.Rollout]) -> Version:
-    """Return what a running rollout would fall back to, else what served before the newest version that took all."""
-    newest = rollouts[0]
-    if not newest.ended and newest.last_step.HasField("stable"):
-        return newest.last_step.stable
-    taken = (pb.PHASE_SETTLING, pb.PHASE_PROMOTED)
-    for rollout in rollouts:
-        if rollout.last_step.phase in taken and rollout.last_step.HasField("stable"):
-            return rollout.last_step.stable
-    raise FailedPrecondition(
-        f"model {rollouts[0].model!r} has no previous stable version", code="NO_PREVIOUS_STABLE", field="version"
-    )
-
-
-def _check_model(model: str) -> None:
-    if not is_model(model):
-        raise InvalidInput(f"model is {model!r}, which is no legal name", code="MODEL_NAME_INVALID", field="model")
-
-
-def _text(field: str, text: str) -> str:
-    if len(text) > TEXT_MAX:
-        raise InvalidInput(
-            f"{field} has {len(text)} characters, at most {TEXT_MAX}", code="FIELD_TOO_LONG", field=field
-        )
-    return text
-
-
-def _page_token(start: int) -> str:
-    return base64.urlsafe_b64encode(str(start).encode()).decode()
-
-
-def _page_start(token: str) -> int:
-    if not token:
-        return 0
-    try:
-        return max(0, int(base64.urlsafe_b64decode(token.encode())))
-    except ValueError:
-        raise InvalidInput(
-            f"page_token is {token!r}, expected one from a response", code="PAGE_TOKEN_INVALID", field="page_token"
-        ) from None
