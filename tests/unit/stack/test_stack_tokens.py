@@ -63,6 +63,15 @@ def test_created_and_revoked(tokens):
         revoke_token(tokens.file, "ci")
 
 
+def test_tokens_may_be_made_before_the_first_start(tmp_path):
+    tokens = Tokens(file=tmp_path / "stack" / "tokens.json", folder=tmp_path / "stack" / "tokens")
+    token = create_token(tokens.file, name="ci", role=Role.PRODUCER)
+    ensure_tokens(tokens)
+    assert Callers(callers_in(tokens.file)).with_token(token).name == "ci"
+    with pytest.raises(NotFound):
+        revoke_token(tmp_path / "none" / "tokens.json", "ci")
+
+
 @pytest.mark.parametrize(("given", "field"), [({"name": "a b"}, "name"), ({"name": "a", "models": "A/"}, "models")])
 def test_what_is_no_caller_is_refused_and_changes_nothing(tokens, given, field):
     before = tokens.file.read_text()

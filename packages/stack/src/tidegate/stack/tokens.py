@@ -114,6 +114,8 @@ def callers_in(file: Path) -> tuple[Caller, ...]:
 @contextmanager
 def changing(file: Path) -> Iterator[dict[str, Caller]]:
     """Yield the callers in ``file`` by name, and write what they are then; one process at a time."""
+    # Tokens may be made before the stack's first start.
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = file.with_name(file.name + ".lock")
     with lock.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
