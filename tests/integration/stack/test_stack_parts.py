@@ -110,7 +110,7 @@ def test_part_that_ends_at_once_is_named_with_the_end_of_its_log(tmp_path, kafka
 
 
 def test_envoy_accepts_the_bootstrap(tmp_path, envoy_binary):
-    program = prepare_gateway(tmp_path, deployer_port=1, monitor_port=2, admin_socket=tmp_path / "a.sock")
+    program = prepare_gateway(tmp_path, deployer_port=1, monitor_port=2, admin_socket=tmp_path / "a.sock", token="t")
     assert program.command[0] == str(envoy_binary)
     outcome = subprocess.run([*program.command, "--mode", "validate"], capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr

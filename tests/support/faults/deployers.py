@@ -19,6 +19,7 @@ from tidegate.stack.object_store import ensure_credentials
 from tidegate.stack.ports import LOOPBACK, free_ports
 from tidegate.stack.program import Program
 from tidegate.stack.readiness import grpc_serving
+from tidegate.stack.tokens import Tokens
 
 
 @contextmanager
@@ -41,6 +42,7 @@ def _program(site: Site, folder: Path, *, port: int, metrics_port: int) -> Progr
         ports=replace(site.ports, deployer=port),
         credentials=ensure_credentials(site.stack.layout.credentials),
         runtimes_dir=runtimes_dir(),
+        tokens=Tokens.of(site.stack.layout),
     )
     program = next(one for one in services.service_programs(own) if one.name == "deployer")
     environment = {

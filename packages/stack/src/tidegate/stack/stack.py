@@ -214,7 +214,7 @@ class Stack:
         return self._start_parts(plan)
 
     def _site(self, plan: Record, *, runtimes: Path, insecure: bool = False, admit_old_gateways: bool = False) -> Site:
-        tokens = Tokens(file=self.layout.tokens_file, folder=self.layout.tokens)
+        tokens = Tokens.of(self.layout)
         ensure_tokens(tokens)
         if insecure:
             self._reporter.say("INSECURE: the services ask nobody who they are; whoever reaches a port may do anything")

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from tidegate.contracts.access import Role
 from tidegate.core.callers import Caller, digest_of_token, read_callers
 from tidegate.core.errors import AlreadyExists, InvalidInput, NotFound
+from tidegate.stack.layout import Layout
 from tidegate.stack.private import write_private
 
 TOKEN_BYTES: Final = 32
@@ -41,6 +42,11 @@ class Tokens:
 
     file: Path
     folder: Path
+
+    @classmethod
+    def of(cls, layout: Layout) -> Tokens:
+        """Return those of the stack in ``layout``."""
+        return cls(file=layout.tokens_file, folder=layout.tokens)
 
     def path_of(self, name: str) -> Path:
         """Return the file with the token of ``name``."""
